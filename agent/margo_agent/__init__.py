@@ -1,0 +1,1 @@
+"""The device agent: resolves, verifies, fetches, applies and reports."""

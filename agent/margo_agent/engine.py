@@ -1,0 +1,157 @@
+"""The one door to the container engine (Docker or Podman, through the Docker API): it looks and it pulls."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import requests
+from docker.errors import DockerException, ImageNotFound
+
+from margo_agent.generation import COMPONENT_LABEL, DEPLOYMENT_LABEL
+from margo_oci.auth import Credentials
+from margo_oci.errors import ApplyError
+
+TIMEOUT_S = 120
+LOG_LINES = 3
+_SERVICE_LABEL = "com.docker.compose.service"
+_PROJECT_LABEL = "com.docker.compose.project"
+
+
+class EngineUnavailable(ApplyError):  # noqa: N818  (the workload is not to blame: try again)
+    """The engine does not answer, or a registry does not answer the engine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """What the engine says about one of our containers."""
+
+    id: str
+    name: str
+    deployment: str
+    component: str
+    service: str
+    project: str
+    status: str
+    health: str
+    exit_code: int
+
+    @property
+    def ready(self) -> bool:
+        """Up and not unhealthy, or done with its work."""
+        up = self.status == "running" and self.health in ("", "healthy")
+        return up or (self.status == "exited" and self.exit_code == 0)
+
+    @property
+    def broken(self) -> str:
+        """Why it will not get ready, in words; empty while it may."""
+        if self.status in ("exited", "dead") and self.exit_code != 0:
+            return f"exited with {self.exit_code}"
+        if self.status == "restarting":
+            return f"exited with {self.exit_code} and restarts again and again"
+        return "is unhealthy" if self.health == "unhealthy" else ""
+
+
+def find_engine(configured: str, environment: Mapping[str, str]) -> str:
+    """Return the engine's address: configured, DOCKER_HOST, or the first socket that is there."""
+    if configured or environment.get("DOCKER_HOST"):
+        return configured or environment["DOCKER_HOST"]
+    runtime = environment.get("XDG_RUNTIME_DIR", "")
+    sockets = [Path("/var/run/docker.sock"), Path("/run/podman/podman.sock")]
+    sockets += [Path(runtime) / "docker.sock", Path(runtime) / "podman" / "podman.sock"] if runtime else []
+    for socket in sockets:
+        if os.access(socket, os.R_OK | os.W_OK):
+            return f"unix://{socket}"
+    raise EngineUnavailable(
+        "no container engine: neither a Docker nor a Podman socket is there, nor is DOCKER_HOST set"
+    )
+
+
+class Engine:
+    """Looks at containers and images, and pulls images by digest."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        with self._talking("connect"):
+            self.client = docker.DockerClient(base_url=address, timeout=TIMEOUT_S)
+            self.client.ping()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self.client.close()
+
+    def containers(self, deployment: str | None = None) -> Sequence[Container]:
+        """Return our containers, running or not, of one deployment or of all."""
+        label = f"{DEPLOYMENT_LABEL}={deployment}" if deployment else DEPLOYMENT_LABEL
+        with self._talking("list containers"):
+            listed = self.client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
+        return sorted((_container(one.attrs) for one in listed), key=lambda one: one.name)
+
+    def has_image(self, image: str) -> bool:
+        """Tell whether `image` (name@digest) is here."""
+        with self._talking("look for an image"):
+            try:
+                self.client.images.get(image)
+            except ImageNotFound:
+                return False
+            return True
+
+    def pull(self, image: str, credentials: Credentials | None) -> None:
+        """Pull `image` (name@digest); the engine checks the digest. Raises ApplyError with the engine's words."""
+        name, _, digest = image.partition("@")
+        login = {"username": credentials.username, "password": credentials.password} if credentials else None
+        with self._talking(f"pull {image}"):
+            for line in self.client.api.pull(name, tag=digest, stream=True, decode=True, auth_config=login):
+                if "error" in line:
+                    raise EngineUnavailable(f"pull {image}: {line['error']}")
+
+    def last_words(self, container: Container) -> str:
+        """Return the last lines a container wrote."""
+        with self._talking("read a log"):
+            log = self.client.api.logs(container.id, tail=LOG_LINES)
+        return " / ".join(log.decode(errors="replace").strip().splitlines())[-300:]
+
+    def remove_network(self, project: str) -> None:
+        """Remove what networks a project left."""
+        with self._talking("remove networks"):
+            for network in self.client.networks.list(filters={"label": f"{_PROJECT_LABEL}={project}"}):
+                network.remove()
+
+    @contextmanager
+    def _talking(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (DockerException, requests.RequestException, OSError) as error:
+            raise EngineUnavailable(f"engine at {self.address}: {doing}: {_words(error)}") from None
+
+
+def _words(error: Exception) -> str:
+    explanation = getattr(error, "explanation", None)
+    return str(explanation or error)[:400]
+
+
+def _container(attributes: Mapping[str, object]) -> Container:
+    state = attributes["State"]
+    config = attributes["Config"]
+    assert isinstance(state, dict)  # noqa: S101
+    assert isinstance(config, dict)  # noqa: S101
+    labels = config.get("Labels") or {}
+    return Container(
+        id=str(attributes["Id"]),
+        name=str(attributes["Name"]).lstrip("/"),
+        deployment=labels.get(DEPLOYMENT_LABEL, ""),
+        component=labels.get(COMPONENT_LABEL, ""),
+        service=labels.get(_SERVICE_LABEL, ""),
+        project=labels.get(_PROJECT_LABEL, ""),
+        status=state.get("Status", ""),
+        health=_health(state),
+        exit_code=state.get("ExitCode", 0),
+    )
+
+
+def _health(state: Mapping[str, object]) -> str:
+    health = state.get("Health") or state.get("Healthcheck")  # Podman says Healthcheck
+    status = health.get("Status", "") if isinstance(health, dict) else ""
+    return "" if status == "none" else str(status)

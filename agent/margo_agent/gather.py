@@ -1,0 +1,161 @@
+"""The first half of a pass: resolve, verify, fetch. Nothing that runs is touched, whatever happens here."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from margo_agent.config import AgentConfig
+from margo_agent.generation import Generations
+from margo_agent.record import Accepted, Record, RecordFile
+from margo_agent.report import Report
+from margo_oci.compose import images_of
+from margo_oci.content import Descriptor
+from margo_oci.deployment import Component
+from margo_oci.desired_state import SCOPE, Lock, Placed, read_layer, revision_of
+from margo_oci.errors import FormatError, RegistryError, TrustError
+from margo_oci.lock import component_reference, fetch_archive
+from margo_oci.manifest import Manifest
+from margo_oci.reference import parse_image
+from margo_oci.registry import Registry
+from margo_oci.store import Store
+from margo_oci.transfer import check_trust, fetch, resolve
+from margo_oci.trust import Policy, Seen, Verified, recall
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desired:
+    """A verified state, read: every deployment's revision, and those that are new in full.
+
+    `faults` says for which of them, and why, something they need can never be had.
+    """
+
+    revisions: Mapping[str, str]
+    placed: Mapping[str, Placed]
+    locks: Mapping[str, Lock] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gatherer:
+    """Brings a state and all its documents and archives onto the device."""
+
+    config: AgentConfig
+    policy: Policy
+    registry: Callable[[], Registry]
+    store: Store
+    record_file: RecordFile
+    generations: Callable[[], Generations]
+
+    def gather(self, record: Record, report: Report, *, accept: bool, offered: Manifest | None) -> Desired | None:
+        """Return the desired state, or None if nothing is new; with `accept` its counter is recorded.
+
+        `offered` is a manifest just received from the source. Raises TrustError, FormatError, RegistryError.
+        """
+        return asyncio.run(self._gather(record, report, accept=accept, offered=offered))
+
+    async def _gather(
+        self, record: Record, report: Report, *, accept: bool, offered: Manifest | None
+    ) -> Desired | None:
+        async with self.registry() as registry:
+            try:
+                with report.timed("resolve"):
+                    manifest = offered or await resolve(registry, self.config.source, known=record.known)
+                if manifest is None:
+                    return None
+                with report.timed("verify"):
+                    verified = await self._verify(registry, manifest, record, report)
+                if accept:
+                    state = verified.state
+                    self.record_file.save(record.accept(Accepted(state.counter, manifest.digest, state.scope)))
+                with report.timed("fetch"):
+                    return await self._fetch(registry, verified, record, report)
+            finally:
+                report.requests += registry.traffic.requests
+                report.bytes_in += registry.traffic.bytes_in
+
+    async def _verify(self, registry: Registry, manifest: Manifest, record: Record, report: Report) -> Verified:
+        report.digest = manifest.digest
+        seen = record.accepted.get(manifest.annotations.get(SCOPE, ""))
+        last = Seen(seen.counter, seen.digest) if seen else None
+        if last and manifest.digest == last.digest:
+            verified = recall(manifest, last)
+        else:
+            verified = await check_trust(registry, self.config.source, manifest, self.policy, last=last)
+        report.counter, report.scope = verified.state.counter, verified.state.scope
+        return verified
+
+    async def _fetch(self, registry: Registry, verified: Verified, record: Record, report: Report) -> Desired:
+        fetched = await fetch(verified, registry, self.config.source, self.store)
+        report.fetched, report.reused = fetched.fetched, fetched.reused
+        desired = self._read(verified, record)
+        locks: dict[str, Lock] = {}
+        faults: dict[str, str] = {}
+        for name, placed in desired.placed.items():
+            try:
+                locks[name] = await self._complete(registry, placed)
+            except FormatError as error:
+                faults[name] = str(error)
+        return Desired(revisions=desired.revisions, placed=desired.placed, locks=locks, faults=faults)
+
+    def _read(self, verified: Verified, record: Record) -> Desired:
+        """Read the layers, but not those whose revision is installed here, or failed here, already."""
+        known = {one.revision: name for name, one in [*record.installed.items(), *record.failed.items()]}
+        revisions: dict[str, str] = {}
+        placed: dict[str, Placed] = {}
+        for layer in verified.state.layers:
+            revision = revision_of(layer)
+            found: Mapping[str, Placed | None] = (
+                {known[revision]: None} if revision in known else self._deployments(layer)
+            )
+            one: Placed | None
+            for name, one in found.items():
+                if name in revisions:
+                    raise FormatError(f"deployment {name} stands in two layers")
+                revisions[name] = one.revision if one else revision
+                if one and one.revision not in known:
+                    placed[name] = one
+        return Desired(revisions=revisions, placed=placed)
+
+    def _deployments(self, layer: Descriptor) -> Mapping[str, Placed | None]:
+        data = self.store.read(layer)
+        if data is None:
+            raise RegistryError(f"{layer.digest}: went bad on this disk and was dropped: it is fetched again next time")
+        return {one.deployment.id: one for one in read_layer(layer, data, what=f"layer {layer.digest[:19]}")}
+
+    async def _complete(self, registry: Registry, placed: Placed) -> Lock:
+        """Have every component of a deployment unpacked here, by its locked digest; return the full lock."""
+        lock = placed.lock or Lock({}, {})
+        if placed.deployment.profile != "compose":
+            return lock
+        components, images = dict(lock.components), dict(lock.images)
+        for component in placed.deployment.components:
+            if not component.repository:
+                raise FormatError(f"component {component.name}: named by URL, which this device does not fetch")
+            if component.source not in components:
+                self._allow_unlocked(placed, component.source)
+                components[component.source] = await registry.digest(component_reference(component))
+            await self._component(registry, component, components[component.source])
+            if placed.lock is None:
+                images |= await self._images(registry, placed, component, components[component.source])
+        return Lock(components, images)
+
+    def _allow_unlocked(self, placed: Placed, source: str) -> None:
+        if self.config.lock == "enforce":
+            raise TrustError(
+                "unlocked",
+                f"deployment {placed.deployment.id}: the signed state has no digest for {source}: whoever can move "
+                "that tag would decide what runs; publish with `margo-oci push`, or set `lock: resolve`",
+            )
+
+    async def _component(self, registry: Registry, component: Component, digest: str) -> None:
+        generations = self.generations()
+        if not generations.has_component(digest):
+            at = component_reference(component).at(digest)
+            generations.add_component(digest, await fetch_archive(registry, at, self.store))
+
+    async def _images(self, registry: Registry, placed: Placed, component: Component, digest: str) -> Mapping[str, str]:
+        """Resolve the images of an unlocked component; only with `lock: resolve`."""
+        variables = placed.deployment.environment(component.name)
+        images = images_of(self.generations().model(digest, project="lock", variables=variables))
+        references = {image: parse_image(image) for image in images}
+        return {image: one.digest or await registry.digest(one) for image, one in references.items()}

@@ -1,0 +1,189 @@
+"""Generations: an immutable folder for each revision of a deployment, with all that running it needs.
+
+    <root>/components/<digest>/            the checked archive of a component, shared by who uses it
+    <root>/deployments/<id>/<revision>/    deployment.yaml, generation.json and for each component
+                                           <component>.json, the Compose model as it is applied
+
+Going back means applying another folder, so the way back is exact.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from margo_oci.compose import Compose
+from margo_oci.content import canonical_json
+from margo_oci.deployment import Component, Deployment
+from margo_oci.desired_state import Lock, Placed
+from margo_oci.errors import ApplyError, FormatError
+from margo_oci.package import Archive
+from margo_oci.store import extract, sync_folder, write_whole
+
+DEPLOYMENT_LABEL = "org.margo.deployment"
+COMPONENT_LABEL = "org.margo.component"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One component of a generation, ready to be applied."""
+
+    name: str
+    project: str
+    file: Path
+    images: Sequence[str]
+    wait: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One revision of one deployment, ready to be applied."""
+
+    deployment: str
+    revision: str
+    name: str
+    parts: Sequence[Part]
+
+    @property
+    def images(self) -> Sequence[str]:
+        """All its images, each as name@digest."""
+        return sorted({image for part in self.parts for image in part.images})
+
+
+@dataclass(frozen=True)
+class Generations:
+    """All generations of a device, below `root`."""
+
+    root: Path
+    compose: Compose
+
+    def has_component(self, digest: str) -> bool:
+        """Tell whether a component's archive is unpacked."""
+        return self._component(digest).is_dir()
+
+    def add_component(self, digest: str, archive: Archive) -> None:
+        """Unpack a checked archive: beside first, then under its name."""
+        folder = self._component(digest)
+        beside = folder.with_name(f".{folder.name}.new")
+        shutil.rmtree(beside, ignore_errors=True)
+        extract(archive.entries, beside)
+        beside.rename(folder)
+        sync_folder(folder.parent)
+
+    def model(self, digest: str, *, project: str, variables: Mapping[str, str]) -> dict[str, Any]:
+        """Return the Compose model of an unpacked component with `variables` filled in. Raises FormatError."""
+        return self.compose.model(self._component(digest), project=project, variables=variables)
+
+    def prepare(self, placed: Placed, locked: Lock) -> Generation:
+        """Make the folder for a deployment, or find it. Raises ApplyError if Compose refuses the model."""
+        folder = self._folder(placed.deployment.id, placed.revision)
+        if not folder.is_dir():
+            beside = folder.with_name(f".{folder.name}.new")
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            self._write(placed, locked, beside)
+            beside.rename(folder)
+            sync_folder(folder.parent)
+        return self.open(placed.deployment.id, placed.revision)
+
+    def open(self, deployment: str, revision: str) -> Generation:
+        """Return a generation that was prepared before. Raises ApplyError if it is gone."""
+        folder = self._folder(deployment, revision)
+        try:
+            raw = json.loads((folder / "generation.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise ApplyError(
+                f"deployment {deployment}: its generation {revision[:19]} is not usable: {error}"
+            ) from None
+        parts = [Part(**{**part, "file": folder / part["file"]}) for part in raw["parts"]]
+        return Generation(deployment=deployment, revision=revision, name=raw["name"], parts=parts)
+
+    def drop_others(self, deployment: str, keep: Sequence[str]) -> None:
+        """Remove the generations of a deployment that nothing goes back to."""
+        folder = self.root / "deployments" / deployment
+        names = {_name(revision) for revision in keep}
+        for child in folder.iterdir() if folder.is_dir() else ():
+            if child.name not in names:
+                shutil.rmtree(child)
+        if not names:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _write(self, placed: Placed, locked: Lock, folder: Path) -> None:
+        deployment = placed.deployment
+        parts = [self._part(deployment, component, locked, folder) for component in deployment.components]
+        raw = {
+            "name": deployment.name,
+            "parts": [{**asdict(part), "file": part.file.name} for part in parts],
+        }
+        write_whole(folder / "deployment.yaml", deployment.data)
+        write_whole(folder / "lock.json", locked.to_json().encode())
+        write_whole(folder / "generation.json", canonical_json(raw))
+
+    def _part(self, deployment: Deployment, component: Component, locked: Lock, folder: Path) -> Part:
+        project = project_name(deployment.id, component.name)
+        try:
+            digest, variables = (
+                locked.components[component.source],
+                deployment.environment(component.name),
+            )
+            model = self.model(digest, project=project, variables=variables)
+            model = pinned(model, locked, deployment=deployment.id, component=component.name)
+        except FormatError as error:
+            raise ApplyError(f"component {component.name}: {error}") from None
+        file = folder / f"{component.name}.json"
+        write_whole(file, canonical_json(model))
+        return Part(
+            name=component.name,
+            project=project,
+            file=file,
+            images=sorted({service["image"] for service in model["services"].values()}),
+            wait=component.wait,
+            timeout_s=component.timeout_s,
+        )
+
+    def _component(self, digest: str) -> Path:
+        return self.root / "components" / digest.removeprefix("sha256:")
+
+    def _folder(self, deployment: str, revision: str) -> Path:
+        return self.root / "deployments" / deployment / _name(revision)
+
+
+def _name(revision: str) -> str:
+    return revision.removeprefix("sha256:")
+
+
+def project_name(deployment: str, component: str) -> str:
+    """Return the Compose project of a component: readable, and no other deployment's."""
+    return f"{component}-{deployment.replace('-', '')}"
+
+
+def pinned(model: Mapping[str, Any], locked: Lock, *, deployment: str, component: str) -> dict[str, Any]:
+    """Return the model with every image at its locked digest and our labels on every service.
+
+    Raises FormatError for an image that the lock does not know: a tag alone says nothing about content.
+    """
+    return {**model, "services": {name: _service(service, name, locked, deployment, component)
+                                  for name, service in model["services"].items()}}  # fmt: skip
+
+
+def _service(service: Mapping[str, Any], name: str, locked: Lock, deployment: str, component: str) -> dict[str, Any]:
+    image = service.get("image", "")
+    if image not in locked.images:
+        raise FormatError(f"services.{name}.image: {image or '(none)'} is not in the lock of this deployment")
+    kept = {key: value for key, value in service.items() if key not in ("build", "pull_policy")}
+    labels = {
+        **(service.get("labels") or {}),
+        DEPLOYMENT_LABEL: deployment,
+        COMPONENT_LABEL: component,
+    }
+    return {**kept, "image": f"{without_tag(image)}@{locked.images[image]}", "labels": labels}
+
+
+def without_tag(image: str) -> str:
+    """Return an image reference without tag and digest."""
+    name = image.partition("@")[0]
+    head, slash, last = name.rpartition("/")
+    return f"{head}{slash}{last.partition(':')[0]}"

@@ -1,0 +1,35 @@
+"""What is to be done, as a pure rule: running and desired revisions in, ordered steps out (Margo, apply rules)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Action = Literal["remove", "update", "install", "keep"]
+_ORDER: Sequence[Action] = ("remove", "update", "install", "keep")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do with one deployment; `held` says that this very revision failed before."""
+
+    action: Action
+    deployment: str
+    held: bool = False
+
+
+def plan(running: Mapping[str, str], desired: Mapping[str, str], failed: Mapping[str, str]) -> Sequence[Step]:
+    """Return the steps that lead from `running` to `desired`, both deployment to revision.
+
+    What goes, goes first: it may hold a port that something new needs. A revision in `failed` is not tried again.
+    """
+    steps = [Step("remove", deployment) for deployment in {**running, **failed} if deployment not in desired]
+    steps += [_step(deployment, revision, running, failed) for deployment, revision in desired.items()]
+    return sorted(steps, key=lambda step: (_ORDER.index(step.action), step.deployment))
+
+
+def _step(deployment: str, revision: str, running: Mapping[str, str], failed: Mapping[str, str]) -> Step:
+    if running.get(deployment) == revision:
+        return Step("keep", deployment)
+    if failed.get(deployment) == revision:
+        return Step("keep", deployment, held=True)
+    return Step("update" if deployment in running else "install", deployment)

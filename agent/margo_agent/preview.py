@@ -1,0 +1,84 @@
+"""What a pass would do: which deployments change, which services restart, how many bytes still have to come."""
+
+import asyncio
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from margo_agent.applying import kept, name_of, prepare, steps_for
+from margo_agent.gather import Desired
+from margo_agent.generation import Generation, Generations
+from margo_agent.plan import Step
+from margo_agent.record import Record
+from margo_agent.report import DeploymentReport, Report
+from margo_agent.runtime import Runtime
+from margo_oci.errors import ApplyError, MargoError
+from margo_oci.images import image_bytes
+from margo_oci.reference import parse_image
+from margo_oci.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """Looks ahead; prepares folders, touches nothing that runs."""
+
+    generations: Generations
+    runtime: Runtime
+    registry: Callable[[], Registry]
+
+    def show(self, desired: Desired, record: Record, report: Report) -> None:
+        """Report every step that applying would take."""
+        with report.timed("plan"):
+            for step in steps_for(desired, record):
+                report.deployments.append(self._shown(step, desired, record, report))
+
+    def _shown(self, step: Step, desired: Desired, record: Record, report: Report) -> DeploymentReport:
+        if step.action == "keep":
+            return kept(step, record)
+        before = self._before(step.deployment, record)
+        if step.action == "remove":
+            one = DeploymentReport(step.deployment, name_of(step.deployment, record), "remove", "installed")
+            one.restarts = sorted(before)
+            return one
+        placed = desired.placed[step.deployment]
+        one = DeploymentReport(step.deployment, placed.deployment.name, step.action, "pending")
+        one.components = [{"name": component.name, "state": "pending"} for component in placed.deployment.components]
+        try:
+            generation = prepare(self.generations, desired, step.deployment)
+        except ApplyError as error:
+            one.state, one.error = "failed", str(error)
+            return one
+        after = self._hashes(generation)
+        one.restarts = sorted(name for name in {**before, **after} if before.get(name) != after.get(name))
+        one.bytes = self._image_bytes(generation, report)
+        return one
+
+    def _before(self, deployment: str, record: Record) -> Mapping[str, str]:
+        installed = record.installed.get(deployment)
+        try:
+            return self._hashes(self.generations.open(deployment, installed.revision)) if installed else {}
+        except ApplyError:
+            return {}
+
+    def _hashes(self, generation: Generation) -> Mapping[str, str]:
+        return {
+            f"{part.name}/{service}": digest
+            for part in generation.parts
+            for service, digest in self.generations.compose.hashes(part.file, project=part.project).items()
+        }
+
+    def _image_bytes(self, generation: Generation, report: Report) -> int | None:
+        """Return the size of the images the engine does not have; None if nobody can say."""
+        try:
+            missing = [image for image in generation.images if not self.runtime.engine.has_image(image)]
+            return asyncio.run(self._sum(missing, report)) if missing else 0
+        except MargoError:
+            return None
+
+    async def _sum(self, images: list[str], report: Report) -> int:
+        async with self.registry() as registry:
+            machine = platform.machine()
+            sizes = [await image_bytes(registry, parse_image(image), machine=machine) for image in images]
+            report.requests += registry.traffic.requests
+            report.bytes_in += registry.traffic.bytes_in
+        return sum(sizes)

@@ -1,0 +1,91 @@
+"""One pass of the agent, and what becomes of every failure.
+
+Whatever goes wrong while gathering leaves what runs untouched; whatever goes wrong while applying puts the
+last good version of that workload back. A 404 is never a reason to remove anything.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from margo_agent.applying import Applier, kept
+from margo_agent.gather import Desired, Gatherer
+from margo_agent.plan import Step
+from margo_agent.preview import Preview
+from margo_agent.record import Record, RecordFile
+from margo_agent.report import Report
+from margo_oci.errors import ApplyError, FormatError, RegistryError, TrustError
+from margo_oci.manifest import Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconciler:
+    """What a pass needs, built in main.py. The engine is only asked for when something is new."""
+
+    gatherer: Gatherer
+    record_file: RecordFile
+    applier: Callable[[], Applier]
+    preview: Callable[[], Preview]
+
+    def once(self, report: Report, *, offered: Manifest | None = None) -> Report:
+        """Resolve, verify, fetch and apply."""
+        return self._ending(report, lambda: self._once(report, offered))
+
+    def plan(self, report: Report) -> Report:
+        """Resolve, verify, fetch, and say what applying would do."""
+        report.planned = True
+        return self._ending(report, lambda: self._plan(report))
+
+    def _once(self, report: Report, offered: Manifest | None) -> None:
+        record = self.record_file.load()
+        desired = self.gatherer.gather(record, report, accept=True, offered=offered)
+        if desired is None:
+            _repeat(record, report)
+            return
+        same = record.known == report.digest
+        self.applier().apply(desired, report)
+        report.outcome = "unchanged" if same else "applied"
+        _fail_if_any_failed(report, "")
+
+    def _plan(self, report: Report) -> None:
+        record = self.record_file.load()
+        desired: Desired | None = self.gatherer.gather(record, report, accept=False, offered=None)
+        if desired is None:
+            _repeat(record, report)
+            return
+        self.preview().show(desired, record, report)
+        changes = any(one.action != "keep" for one in report.deployments)
+        report.outcome = "applied" if changes else "unchanged"
+
+    def _ending(self, report: Report, work: Callable[[], None]) -> Report:
+        try:
+            work()
+        except TrustError as error:
+            report.outcome, report.reason, report.message = "refused", error.reason, str(error)
+        except FormatError as error:
+            report.outcome, report.reason, report.message = "refused", "malformed", str(error)
+        except RegistryError as error:
+            report.outcome, report.message, report.retry_after_s = (
+                "unreachable",
+                str(error),
+                error.retry_after_s,
+            )
+        except ApplyError as error:
+            report.outcome, report.message = "failed", str(error)
+        return report
+
+
+def _repeat(record: Record, report: Report) -> None:
+    """Nothing is new: report what is, a failure that stands included."""
+    accepted = record.accepted[record.current]
+    report.digest, report.counter, report.scope = accepted.digest, accepted.counter, accepted.scope
+    names = sorted({**record.installed, **record.failed})
+    report.deployments = [kept(Step("keep", name, held=name in record.failed), record) for name in names]
+    report.reused = 0
+    _fail_if_any_failed(report, "not tried again until something changes: ")
+
+
+def _fail_if_any_failed(report: Report, note: str) -> None:
+    failed = [one for one in report.deployments if one.state == "failed"]
+    if failed:
+        report.outcome = "failed"
+        report.message = note + "; ".join(f"{one.name or one.id}: {one.error}" for one in failed)

@@ -1,0 +1,135 @@
+"""What the agent remembers across restarts: one small file, replaced whole after each step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from margo_oci.content import canonical_json, is_digest, parse_json
+from margo_oci.errors import FormatError
+from margo_oci.store import write_whole
+
+RECORD_LIMIT_BYTES = 16 * 1024 * 1024
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A verified state: what the next counter is held against. Stored before anything is applied."""
+
+    counter: int
+    digest: str
+    scope: str
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A workload that runs (or ran last) in a good version; `revision` names its folder."""
+
+    revision: str
+    name: str
+    components: Sequence[str]
+    since: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A revision that could not be brought up; it is not tried again until it changes."""
+
+    revision: str
+    name: str
+    components: Sequence[str]
+    error: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """The agent's memory. `settled` tells that nothing is left to do for `accepted`."""
+
+    accepted: Mapping[str, Accepted] = field(default_factory=dict)
+    current: str = ""
+    settled: bool = False
+    installed: Mapping[str, Installed] = field(default_factory=dict)
+    failed: Mapping[str, Failure] = field(default_factory=dict)
+
+    def accept(self, accepted: Accepted) -> "Record":
+        """Return the record with a newly verified state, which is then still to be applied."""
+        return replace(
+            self,
+            accepted={**self.accepted, accepted.scope: accepted},
+            current=accepted.scope,
+            settled=self.settled and self.digest == accepted.digest,
+        )
+
+    @property
+    def digest(self) -> str:
+        """The manifest digest of the state that was accepted last."""
+        return self.accepted[self.current].digest if self.current in self.accepted else ""
+
+    @property
+    def known(self) -> str:
+        """What the registry is asked to leave out: the digest of a state with which nothing is left to do."""
+        return self.digest if self.settled else ""
+
+    def did_install(self, deployment: str, installed: Installed) -> "Record":
+        """Return the record with a workload that came up."""
+        return replace(
+            self,
+            installed={**self.installed, deployment: installed},
+            failed=_without(self.failed, deployment),
+        )
+
+    def did_fail(self, deployment: str, failure: Failure) -> "Record":
+        """Return the record with a revision that did not; what was installed before stays."""
+        return replace(self, failed={**self.failed, deployment: failure})
+
+    def did_remove(self, deployment: str) -> "Record":
+        """Return the record without a workload."""
+        return replace(
+            self,
+            installed=_without(self.installed, deployment),
+            failed=_without(self.failed, deployment),
+        )
+
+
+def _without(items: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in items.items() if name != key}
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """Where the record is kept."""
+
+    path: Path
+
+    def load(self) -> Record:
+        """Return the record; a new device has an empty one. Raises FormatError for a damaged file."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return Record()
+        raw = parse_json(data, what=str(self.path), limit_bytes=RECORD_LIMIT_BYTES)
+        try:
+            if raw["format"] != _FORMAT:
+                raise ValueError(f"format {raw['format']!r}")
+            record = Record(
+                accepted={key: Accepted(**value) for key, value in raw["accepted"].items()},
+                current=raw["current"],
+                settled=raw["settled"],
+                installed={key: Installed(**value) for key, value in raw["installed"].items()},
+                failed={key: Failure(**value) for key, value in raw["failed"].items()},
+            )
+            if not all(is_digest(one.digest) and isinstance(one.counter, int) for one in record.accepted.values()):
+                raise ValueError("accepted")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # Never start over on our own: the counters in it are what keeps old states out.
+            raise FormatError(
+                f"{self.path}: not a usable record ({error}): restore it, or provision the device anew"
+            ) from None
+        return record
+
+    def save(self, record: Record) -> Record:
+        """Keep `record` durably, and return it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(self.path, canonical_json({"format": _FORMAT, **asdict(record)}))
+        return record

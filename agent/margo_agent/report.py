@@ -1,0 +1,104 @@
+"""What one pass did, as values and as the JSON that `-o json` prints (docs/reference/agent-json.md)."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Outcome = Literal["applied", "unchanged", "refused", "failed", "unreachable"]
+EXIT_CODES: dict[Outcome, int] = {
+    "applied": 0,
+    "unchanged": 0,
+    "unreachable": 3,
+    "refused": 4,
+    "failed": 5,
+}
+
+
+@dataclass
+class DeploymentReport:
+    """What was done with one deployment, and how it is now."""
+
+    id: str
+    name: str
+    action: str
+    state: str
+    components: list[dict[str, str]] = field(default_factory=list)
+    error: str = ""
+    restarts: list[str] | None = None
+    bytes: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form; what is unknown or empty is left out."""
+        raw = {
+            "id": self.id,
+            "name": self.name,
+            "action": self.action,
+            "state": self.state,
+            "components": self.components,
+            "error": self.error,
+            "restarts": self.restarts,
+            "bytes": self.bytes,
+        }
+        return {key: value for key, value in raw.items() if value is not None and value != ""}
+
+
+@dataclass
+class Report:
+    """One pass. `planned` says that nothing was touched: what stands here is what would be done."""
+
+    reference: str
+    device: str
+    outcome: Outcome = "unchanged"
+    planned: bool = False
+    digest: str = ""
+    counter: int = 0
+    scope: str = ""
+    requests: int = 0
+    bytes_in: int = 0
+    fetched: int = 0
+    reused: int = 0
+    images_pulled: int = 0
+    reason: str = ""
+    message: str = ""
+    retry_after_s: float | None = None
+    deployments: list[DeploymentReport] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    monotonic_s: Callable[[], float] = time.monotonic
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Note how long a step of the journey took."""
+        start_s = self.monotonic_s()
+        try:
+            yield
+        finally:
+            self.seconds[step] = round(self.seconds.get(step, 0.0) + self.monotonic_s() - start_s, 3)
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 3 unreachable, 4 refused, 5 failed."""
+        return EXIT_CODES[self.outcome]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        raw: dict[str, Any] = {
+            "outcome": self.outcome,
+            "planned": self.planned or None,
+            "device": self.device,
+            "reference": self.reference,
+            "digest": self.digest or None,
+            "counter": self.counter or None,
+            "scope": self.scope or None,
+            "requests": self.requests,
+            "bytesIn": self.bytes_in,
+            "layers": {"fetched": self.fetched, "reused": self.reused},
+            "imagesPulled": self.images_pulled,
+            "reason": self.reason or None,
+            "message": self.message or None,
+            "retryAfterSeconds": self.retry_after_s,
+            "deployments": [one.to_dict() for one in self.deployments],
+            "seconds": self.seconds,
+        }
+        return {key: value for key, value in raw.items() if value is not None}

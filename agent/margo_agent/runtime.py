@@ -1,0 +1,92 @@
+"""Brings generations up and takes them down: Compose applies, the engine is watched until all is well."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from margo_agent.engine import Container, Engine
+from margo_agent.generation import Generation, Part
+from margo_oci.compose import Compose
+from margo_oci.errors import ApplyError
+from margo_oci.reference import parse_image
+from margo_oci.registry import Access
+
+SETTLE_S = 2.0  # how long a workload without a health check must stay up before it counts as up
+LOOK_EVERY_S = 0.2
+DOWN_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What applying needs from the outside."""
+
+    compose: Compose
+    engine: Engine
+    access: Callable[[str], Access]
+    monotonic_s: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def pull_missing(self, generation: Generation) -> int:
+        """Have the engine fetch every image that is not here; return how many were missing."""
+        missing = [image for image in generation.images if not self.engine.has_image(image)]
+        for image in missing:
+            self.engine.pull(image, self.access(parse_image(image).host).credentials)
+        return len(missing)
+
+    def apply(self, generation: Generation) -> None:
+        """Make the engine run exactly this generation; what it does not change keeps its containers.
+
+        Components come up in their order (Margo, `components`). Raises ApplyError that names component and cause.
+        """
+        for part in generation.parts:
+            deadline_s = self.monotonic_s() + part.timeout_s
+            try:
+                self.compose.run(
+                    ["up", "--detach", "--no-build", "--pull", "never", "--remove-orphans"],
+                    file=part.file,
+                    project=part.project,
+                    timeout_s=part.timeout_s,
+                )
+                if part.wait:
+                    self._wait(generation, part, deadline_s)
+            except ApplyError as error:
+                raise type(error)(f"component {part.name}: {error}") from None
+        self._remove_projects(generation.deployment, keep={part.project for part in generation.parts})
+
+    def remove(self, deployment: str) -> None:
+        """Take everything of a deployment down. Named volumes stay: they are data (docs/decisions/0007)."""
+        self._remove_projects(deployment, keep=set())
+
+    def _remove_projects(self, deployment: str, keep: set[str]) -> None:
+        projects = {container.project for container in self.engine.containers(deployment)} - keep
+        for project in sorted(projects):
+            self.compose.run(["down", "--remove-orphans"], file=None, project=project, timeout_s=DOWN_TIMEOUT_S)
+
+    def _wait(self, generation: Generation, part: Part, deadline_s: float) -> None:
+        """Wait until every container is ready, and stays so for a while where nobody can be asked (format 5.5)."""
+        ready_since_s: float | None = None
+        while True:
+            containers = [one for one in self.engine.containers(generation.deployment) if one.project == part.project]
+            self._raise_for_broken(containers)
+            now_s = self.monotonic_s()
+            if containers and all(one.ready for one in containers):
+                ready_since_s = now_s if ready_since_s is None else ready_since_s
+                settle_s = 0.0 if all(one.health == "healthy" for one in containers) else SETTLE_S
+                if now_s - ready_since_s >= settle_s:
+                    return
+            else:
+                ready_since_s = None
+            if now_s > deadline_s:
+                raise ApplyError(f"not up after {part.timeout_s:.0f} s: {_waiting(containers)}")
+            self.sleep(LOOK_EVERY_S)
+
+    def _raise_for_broken(self, containers: Sequence[Container]) -> None:
+        for container in containers:
+            if container.broken:
+                words = self.engine.last_words(container)
+                raise ApplyError(f"service {container.service} {container.broken}{f': {words}' if words else ''}")
+
+
+def _waiting(containers: Sequence[Container]) -> str:
+    states = [f"{one.service} is {one.health or one.status}" for one in containers if not one.ready]
+    return ", ".join(states) or "no container came up"

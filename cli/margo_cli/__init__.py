@@ -1,0 +1,1 @@
+"""The command line `margo-oci`: parses, calls the library, prints."""

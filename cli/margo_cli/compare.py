@@ -1,0 +1,159 @@
+"""`margo-oci diff`: what changes between two states, in words and in bytes."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from margo_cli.folder import read_deployments
+from margo_cli.look import read
+from margo_cli.session import Session, human_bytes, load_public_keys, with_session
+from margo_oci.deployment import Deployment
+from margo_oci.desired_state import Lock, build_layer
+from margo_oci.reference import parse_reference
+from margo_oci.trust import Policy, TrustAnything
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two states: its deployments, their locks where known, layer digest to size, its manifest's size."""
+
+    deployments: Mapping[str, Deployment]
+    locks: Mapping[str, Lock | None]
+    layers: Mapping[str, int]
+    manifest_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Change:
+    """A deployment that differs: the document's diff, and what else it is locked to."""
+
+    id: str
+    name: str
+    diff: Sequence[str]
+    lock: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What changes from one side to the other."""
+
+    added: Mapping[str, str]
+    removed: Mapping[str, str]
+    changed: Sequence[Change]
+    fetch_bytes: int
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing changes."""
+        return not (self.added or self.removed or self.changed)
+
+
+def compare(old: Side, new: Side) -> Difference:
+    """Return what changes; `fetch_bytes` is what a device that has `old` fetches of `new`."""
+    changes = [
+        Change(name, deployment.name, document, lock)
+        for name, deployment in new.deployments.items()
+        if name in old.deployments
+        for document in [_diff(old.deployments[name], deployment)]
+        for lock in [_lock_diff(old.locks.get(name), new.locks.get(name))]
+        if document or lock
+    ]
+    missing = sum(size for digest, size in new.layers.items() if digest not in old.layers)
+    difference = Difference(
+        added={name: one.name for name, one in new.deployments.items() if name not in old.deployments},
+        removed={name: one.name for name, one in old.deployments.items() if name not in new.deployments},
+        changed=changes,
+        fetch_bytes=missing,
+    )
+    return difference if difference.same else _with_manifest(difference, new.manifest_bytes)
+
+
+def _with_manifest(difference: Difference, manifest_bytes: int) -> Difference:
+    return Difference(
+        difference.added,
+        difference.removed,
+        difference.changed,
+        difference.fetch_bytes + manifest_bytes,
+    )
+
+
+def _diff(old: Deployment, new: Deployment) -> Sequence[str]:
+    before, after = (one.data.decode(errors="replace").splitlines() for one in (old, new))
+    lines = list(difflib.unified_diff(before, after, f"old/{old.name}.yaml", f"new/{new.name}.yaml", lineterm=""))
+    return lines or (["(only line ends or the last newline differ)"] if old.data != new.data else [])
+
+
+def _lock_diff(old: Lock | None, new: Lock | None) -> Sequence[str]:
+    if old is None or new is None:  # a folder has no locks: nothing to compare
+        return []
+    before, after = ({**lock.components, **lock.images} for lock in (old, new))
+    return [
+        f"{name}: {before.get(name, '(not there)')} -> {after.get(name, '(gone)')}"
+        for name in sorted({**before, **after})
+        if before.get(name) != after.get(name)
+    ]
+
+
+@click.command()
+@click.argument("old")
+@click.argument("new")
+@click.option("--key", "key_files", type=click.Path(path_type=Path), multiple=True,
+              help="Public key: verify references before comparing. [they are only looked at]")  # fmt: skip
+@with_session()
+def diff(session: Session, old: str, new: str, key_files: Sequence[Path]) -> int:
+    """Show what changes from OLD to NEW, each a folder or a reference, and the bytes a device would fetch.
+
+    Exit code: 0 the same, 1 different.
+
+    \b
+    Examples:
+      margo-oci diff registry.example/fleet/edge-17:latest states/edge-17
+      margo-oci diff registry.example/fleet/edge-17:latest-counter-4 registry.example/fleet/edge-17:latest
+    """
+    policy = Policy(load_public_keys(key_files)) if key_files else TrustAnything()
+    difference = compare(_side(session, old, policy), _side(session, new, policy))
+    session.show(_json(difference), _lines(difference))
+    return 0 if difference.same else 1
+
+
+def _side(session: Session, text: str, policy: Policy | TrustAnything) -> Side:
+    if Path(text).is_dir():
+        deployments = [document.deployment for document in read_deployments(Path(text), allow_empty=True)]
+        layers = [build_layer(deployment).descriptor for deployment in deployments]
+        return Side({one.id: one for one in deployments}, {}, {layer.digest: layer.size for layer in layers})
+    verified, placed = read(session, parse_reference(text), policy)
+    return Side(
+        {name: one.deployment for name, one in placed.items()},
+        {name: one.lock for name, one in placed.items()},
+        {layer.digest: layer.size for layer in verified.state.layers},
+        len(verified.state.manifest.data),
+    )
+
+
+def _json(difference: Difference) -> dict[str, Any]:
+    return {
+        "same": difference.same,
+        "added": [{"id": name, "name": title} for name, title in difference.added.items()],
+        "removed": [{"id": name, "name": title} for name, title in difference.removed.items()],
+        "changed": [
+            {"id": one.id, "name": one.name, "diff": list(one.diff), "lock": list(one.lock)}
+            for one in difference.changed
+        ],
+        "fetchBytes": difference.fetch_bytes,
+    }
+
+
+def _lines(difference: Difference) -> Sequence[str]:
+    if difference.same:
+        return ["no difference"]
+    lines = [f"added    {name}  {title}" for name, title in difference.added.items()]
+    lines += [f"removed  {name}  {title}" for name, title in difference.removed.items()]
+    for one in difference.changed:
+        lines.append(f"changed  {one.id}  {one.name}")
+        lines += [f"  {line}" for line in one.diff]
+        lines += [f"  locked {line}" for line in one.lock]
+    return [*lines, f"a device fetches {human_bytes(difference.fetch_bytes)}"]

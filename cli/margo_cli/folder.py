@@ -1,0 +1,85 @@
+"""Folders of documents: ApplicationDeployments to publish, components to package."""
+
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from margo_oci.archive import ENTRY_LIMIT, UNPACKED_LIMIT_BYTES, Entry
+from margo_oci.deployment import Deployment, parse_deployment
+from margo_oci.errors import FormatError
+from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
+
+_LEFT_OUT = {".git", ".DS_Store"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """A deployment and the file it stands in."""
+
+    file: Path
+    deployment: Deployment
+
+
+def read_deployments(folder: Path, *, allow_empty: bool = False) -> Sequence[Document]:
+    """Read every `*.yaml` of a folder. Raises FormatError with all faults of all files."""
+    if not folder.is_dir():
+        raise FormatError(f"{folder}: a folder with ApplicationDeployments (*.yaml) is expected")
+    documents: list[Document] = []
+    faults: list[str] = []
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and not path.is_dir())
+    for file in files:
+        if file.suffix == ".yml":
+            faults.append(f"{file}: ends in .yml: rename it to {file.stem}.yaml, or it is not published")
+            continue
+        try:
+            documents.append(Document(file, parse_deployment(_read(file), what=str(file))))
+        except FormatError as error:
+            faults += error.faults
+    faults += _twice(documents)
+    if not files and not allow_empty:
+        faults.append(
+            f"{folder}: no *.yaml here: an empty state makes devices remove everything; if that is meant, --allow-empty"
+        )
+    if faults:
+        raise FormatError(*faults)
+    return documents
+
+
+def _read(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(DOCUMENT_LIMIT_BYTES + 1)
+
+
+def _twice(documents: Sequence[Document]) -> list[str]:
+    seen: dict[str, Path] = {}
+    faults = []
+    for document in documents:
+        first = seen.setdefault(document.deployment.id, document.file)
+        if first != document.file:
+            faults.append(f"{document.file}:1: id: {document.deployment.id} stands in {first}, too")
+    return faults
+
+
+def read_component(folder: Path) -> Mapping[str, Entry]:
+    """Read all files of a component. Raises FormatError for what cannot be in an archive."""
+    if not folder.is_dir():
+        raise FormatError(f"{folder}: a folder with compose.yaml is expected")
+    entries: dict[str, Entry] = {}
+    faults: list[str] = []
+    size = 0
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if _LEFT_OUT & set(relative.parts) or (path.is_dir() and not path.is_symlink()):
+            continue
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            faults.append(f"{path}: only plain files are packaged, no links, sockets or devices")
+            continue
+        size += path.stat().st_size
+        if size > UNPACKED_LIMIT_BYTES or len(entries) >= ENTRY_LIMIT:
+            raise FormatError(f"{folder}: more than {UNPACKED_LIMIT_BYTES} bytes or {ENTRY_LIMIT} files")
+        entries[relative.as_posix()] = Entry(relative.as_posix(), path.read_bytes(), bool(mode & 0o100))
+    if faults:
+        raise FormatError(*faults)
+    return entries

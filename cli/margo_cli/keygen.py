@@ -1,0 +1,64 @@
+"""`margo-oci keygen`."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from margo_cli.session import PASSWORD_VARIABLE, say
+from margo_oci.errors import FormatError
+from margo_oci.keys import PublicKey, generate
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output-dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=".",
+    help="Where to write. [.]",
+)
+@click.option("--name", default="margo", show_default=True, help="NAME.key and NAME.pub are written.")
+@click.option("--no-password", is_flag=True, help="Leave the private key unencrypted.")
+def keygen(folder: Path, name: str, no_password: bool) -> None:
+    """Make a P-256 key pair for signing desired states.
+
+    The password comes from MARGO_OCI_KEY_PASSWORD, or is asked for. Files are never overwritten.
+
+    \b
+    Examples:
+      margo-oci keygen --name fleet
+      MARGO_OCI_KEY_PASSWORD=… margo-oci keygen -o keys --name fleet
+    """
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise FormatError(f"--name {name!r}: a file name is expected")
+    private_file, public_file = folder / f"{name}.key", folder / f"{name}.pub"
+    for file in (private_file, public_file):
+        if file.exists():
+            raise FormatError(f"{file} is there already: keys are never overwritten")
+    private, public = generate(None if no_password else _password())
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_new(private_file, private, 0o600)
+    _write_new(public_file, public, 0o644)
+    say(f"{private_file}: keep it secret\n{public_file}: give it to devices and verifiers")
+    click.echo(PublicKey.from_pem(public, name=public_file.name).fingerprint)
+
+
+def _password() -> bytes | None:
+    if PASSWORD_VARIABLE in os.environ:
+        return os.environ[PASSWORD_VARIABLE].encode() or None
+    if not sys.stdin.isatty():
+        raise FormatError(f"set {PASSWORD_VARIABLE}, or pass --no-password for an unencrypted key")
+    typed: str = click.prompt("Password for the private key", hide_input=True, confirmation_prompt=True, err=True)
+    return typed.encode()
+
+
+def _write_new(file: Path, data: bytes, mode: int) -> None:
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    except OSError as error:
+        raise FormatError(f"{file}: {error.strerror}") from None
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)

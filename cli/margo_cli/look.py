@@ -1,0 +1,223 @@
+"""`margo-oci verify`, `inspect` and `pull`: look at a published state, as a device would or as it is."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from margo_cli.session import (
+    Session,
+    cache,
+    human_bytes,
+    load_public_keys,
+    public_keys_option,
+    reference_argument,
+    say,
+    with_session,
+)
+from margo_oci.content import Descriptor
+from margo_oci.desired_state import DesiredState, Placed, read_layers
+from margo_oci.errors import FormatError, RegistryError
+from margo_oci.manifest import CREATED
+from margo_oci.reference import Reference
+from margo_oci.registry import Registry
+from margo_oci.store import Store
+from margo_oci.transfer import fetch, open_state, referrers
+from margo_oci.trust import Policy, TrustAnything, Verified
+
+
+async def read_state(
+    registry: Registry, reference: Reference, policy: Policy | TrustAnything, session: Session
+) -> tuple[Verified, Mapping[str, Placed]]:
+    """Resolve, verify, fetch and read a state. Raises TrustError, RegistryError, FormatError."""
+    verified = await open_state(registry, reference, policy)
+    store = cache()
+    with session.progress("fetching", len(verified.state.manifest.layers)) as progress:
+        await fetch(verified, registry, reference, store, progress=progress)
+    return verified, read_layers([(layer, _blob(store, layer)) for layer in verified.state.layers])
+
+
+def _blob(store: Store, layer: Descriptor) -> bytes:
+    data = store.read(layer)
+    if data is None:
+        raise RegistryError(f"{layer.digest}: its copy in the cache went bad and was dropped: run the command again")
+    return data
+
+
+def read(
+    session: Session, reference: Reference, policy: Policy | TrustAnything
+) -> tuple[Verified, Mapping[str, Placed]]:
+    """Do the same from a command."""
+
+    async def work() -> tuple[Verified, Mapping[str, Placed]]:
+        async with session.registry(reference) as registry:
+            return await read_state(registry, reference, policy, session)
+
+    return asyncio.run(work())
+
+
+@click.command()
+@reference_argument
+@public_keys_option
+@click.option("--scope", "scopes", multiple=True, help="The state must be for one of these.")
+@with_session()
+def verify(session: Session, reference: Reference, key_files: Sequence[Path], scopes: Sequence[str]) -> None:
+    """Check a published state as a device would: signature, scope, and every byte of every layer.
+
+    \b
+    Examples:
+      margo-oci verify registry.example/fleet/edge-17:latest --key fleet.pub --scope edge-17
+      margo-oci verify registry.example/fleet/edge-17@sha256:… --key fleet.pub -o json
+    """
+    verified, placed = read(session, reference, Policy(load_public_keys(key_files), scopes))
+    state = verified.state
+    raw = {
+        "verified": True,
+        "reference": str(reference.at(state.manifest.digest)),
+        "digest": state.manifest.digest,
+        "counter": state.counter,
+        "scope": state.scope,
+        "signedBy": verified.signed_by,
+        "deployments": [{"id": one.deployment.id, "name": one.deployment.name} for one in placed.values()],
+    }
+    session.show(
+        raw,
+        [
+            f"verified: counter {state.counter} for {state.scope or 'no scope'}, signed by {verified.signed_by}",
+            f"{len(placed)} deployments, every layer is what the signature covers",
+            str(reference.at(state.manifest.digest)),
+        ],
+    )
+
+
+@click.command()
+@reference_argument
+@with_session()
+def inspect(session: Session, reference: Reference) -> None:
+    """Show a published state: counter, scope, deployments, locks, signatures, sizes. Nothing is verified.
+
+    \b
+    Examples:
+      margo-oci inspect registry.example/fleet/edge-17:latest
+      margo-oci inspect registry.example/fleet/edge-17@sha256:… -o json
+    """
+
+    async def work() -> tuple[DesiredState, Mapping[str, Placed], Sequence[Descriptor]]:
+        async with session.registry(reference) as registry:
+            verified, placed = await read_state(registry, reference, TrustAnything(), session)
+            found = await referrers(registry, reference, verified.state.manifest.digest)
+            return verified.state, placed, found
+
+    state, placed, found = asyncio.run(work())
+    session.show(_inspected(reference, state, placed, found), list(_lines(state, placed, found)))
+    say("nothing of this was verified: `margo-oci verify` does")
+
+
+def _inspected(
+    reference: Reference,
+    state: DesiredState,
+    placed: Mapping[str, Placed],
+    found: Sequence[Descriptor],
+) -> dict[str, Any]:
+    return {
+        "reference": str(reference.at(state.manifest.digest)),
+        "digest": state.manifest.digest,
+        "artifactType": state.manifest.artifact_type,
+        "counter": state.counter,
+        "scope": state.scope,
+        "created": state.created or None,
+        "sizes": {
+            "manifest": len(state.manifest.data),
+            "layers": sum(layer.size for layer in state.manifest.layers),
+        },
+        "deployments": [
+            {
+                "id": one.deployment.id,
+                "name": one.deployment.name,
+                "namespace": one.deployment.namespace,
+                "applicationId": one.deployment.application_id,
+                "profile": one.deployment.profile,
+                "components": [
+                    {
+                        "name": component.name,
+                        "repository": component.repository,
+                        "revision": component.revision,
+                    }
+                    for component in one.deployment.components
+                ],
+                "layer": {"digest": one.layer.digest, "size": one.layer.size},
+                "lock": {"components": dict(one.lock.components), "images": dict(one.lock.images)}
+                if one.lock
+                else None,
+            }
+            for one in placed.values()
+        ],
+        "referrers": [
+            {
+                "artifactType": one.artifact_type,
+                "digest": one.digest,
+                "size": one.size,
+                "created": one.annotations.get(CREATED),
+            }
+            for one in found
+        ],
+    }
+
+
+def _lines(state: DesiredState, placed: Mapping[str, Placed], found: Sequence[Descriptor]) -> Sequence[str]:
+    layers = sum(layer.size for layer in state.manifest.layers)
+    lines = [
+        f"digest    {state.manifest.digest}",
+        f"counter   {state.counter}",
+        f"scope     {state.scope or '(none)'}",
+        f"size      manifest {human_bytes(len(state.manifest.data))}, layers {human_bytes(layers)}",
+        *([f"created   {state.created}"] if state.created else []),
+    ]
+    for one in placed.values():
+        lines.append(f"deployment {one.deployment.id}  {one.deployment.name}  {human_bytes(one.layer.size)}")
+        lines += [f"  component {part.name}  {part.source}" for part in one.deployment.components]
+        if one.lock is None:
+            lines.append("  not locked: tags decide what it leads to")
+            continue
+        lines += [f"  locked {name} = {digest}" for name, digest in {**one.lock.components, **one.lock.images}.items()]
+    lines += [
+        f"referrer  {one.artifact_type or '(no type)'}  {one.digest}  {one.annotations.get(CREATED, '')}".rstrip()
+        for one in found
+    ] or ["referrer  none: nobody signed this"]
+    return lines
+
+
+@click.command()
+@reference_argument
+@click.option(
+    "--output-dir",
+    "-o",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where to write.",
+)
+@public_keys_option
+@click.option("--force", is_flag=True, help="Replace files that are there with other content.")
+@with_session(output=False)
+def pull(session: Session, reference: Reference, folder: Path, key_files: Sequence[Path], force: bool) -> None:
+    """Write the documents of a published state as files, byte for byte, after verifying it.
+
+    \b
+    Example:
+      margo-oci pull registry.example/fleet/edge-17:latest -o states/edge-17 --key fleet.pub
+    """
+    verified, placed = read(session, reference, Policy(load_public_keys(key_files)))
+    files = {folder / f"{name}.yaml": one.deployment.data for name, one in placed.items()}
+    taken = [str(file) for file, data in files.items() if file.exists() and file.read_bytes() != data]
+    if taken and not force:
+        raise FormatError(
+            *(f"{file} is there with other content: nothing was written; --force replaces it" for file in taken)
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, data in files.items():
+        file.write_bytes(data)
+        click.echo(str(file))
+    say(f"{len(files)} deployments of counter {verified.state.counter} for {verified.state.scope}")

@@ -1,0 +1,240 @@
+"""`margo-oci push` and `margo-oci component push`."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from margo_cli.folder import Document, read_component, read_deployments
+from margo_cli.session import (
+    Session,
+    cache,
+    compose,
+    key_option,
+    load_signer,
+    reference_argument,
+    say,
+    with_session,
+)
+from margo_oci.compose import faults_of_template
+from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON
+from margo_oci.desired_state import DEPLOYMENT, Layer, build_layer, check_counter, check_scope
+from margo_oci.errors import FormatError, NotFound
+from margo_oci.lock import Locker
+from margo_oci.package import build_component
+from margo_oci.publish import Publisher, Release, attach_signature, current_state, plan_release
+from margo_oci.reference import Reference
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@reference_argument
+@key_option
+@click.option(
+    "--scope",
+    required=True,
+    help="The one device or group the state is for, as in plant-3/line-1/edge-17.",
+)
+@click.option("--counter", type=int, help="Release counter; higher than the last. [the last and one]")
+@click.option(
+    "--created",
+    help="Note when it was made: `now`, or RFC 3339. [not noted: the same input, the same digest]",
+)
+@click.option(
+    "--allow-empty",
+    is_flag=True,
+    help="Publish a state without deployments: devices remove everything.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be published, and send nothing.")
+@with_session()
+def push(
+    session: Session,
+    folder: Path,
+    reference: Reference,
+    key_file: Path | None,
+    scope: str,
+    counter: int | None,
+    created: str | None,
+    allow_empty: bool,
+    dry_run: bool,
+) -> None:
+    """Publish the ApplicationDeployments in DIR (*.yaml) as one signed desired state.
+
+    Every component and image they lead to is locked to the digest it has now. What the registry has is not sent
+    again; the tag moves last. The same input publishes nothing new.
+
+    \b
+    Examples:
+      margo-oci push states/edge-17 registry.example/fleet/edge-17:latest --key fleet.key --scope edge-17
+      margo-oci push states/edge-17 localhost:5000/fleet/edge-17 --key fleet.key --scope edge-17 --plain-http
+      margo-oci push states/edge-17 registry.example/fleet/edge-17 --scope edge-17 --dry-run
+    """
+    if reference.digest:
+        raise FormatError(f"{reference}: a tag to move is expected, not a digest")
+    if not key_file and not dry_run:
+        raise click.UsageError(
+            "Missing option '--key': devices refuse what is not signed (margo-oci keygen makes one)."
+        )
+    check_scope(scope)
+    if counter is not None:
+        check_counter(counter)
+    documents = read_deployments(folder, allow_empty=allow_empty)
+    signer = load_signer(key_file) if key_file else None
+    release, names = asyncio.run(_push(session, documents, reference, signer, scope, counter, _created(created)))
+    session.show(_release_json(release, names, dry_run), list(_release_lines(release, names, dry_run)))
+
+
+async def _push(
+    session: Session,
+    documents: Sequence[Document],
+    reference: Reference,
+    signer: Any,
+    scope: str,
+    counter: int | None,
+    created: str,
+) -> tuple[Release, Mapping[str, str]]:
+    from margo_oci.upload import Uploader
+
+    deployments = [document.deployment for document in documents]
+    names = {deployment.id: deployment.name for deployment in deployments}
+    async with session.registry(reference) as registry:
+        async with Locker(registry, cache(), compose) as locker:
+            locks = await locker.lock_all(deployments)
+        layers: list[Layer] = [build_layer(*pair) for pair in zip(deployments, locks, strict=True)]
+        if signer is None:
+            current = await current_state(registry, reference)
+            planned = await plan_release(
+                registry, reference, layers, current, scope=scope, counter=counter, created=created
+            )
+            known = {layer.digest for layer in current.manifest.layers} if current else set()
+            new = frozenset(layer.descriptor.digest for layer in layers) - known
+            return Release(reference=reference, state=planned.state, uploaded=new, changed=planned.changed), names
+        uploader = Uploader(reference.host, session.access(reference)(reference.host))
+        publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC))
+        with session.progress("pushing", len(layers)) as progress:
+            release = await publisher.publish(
+                reference, layers, scope=scope, counter=counter, created=created, progress=progress
+            )
+        return release, names
+
+
+def _created(text: str | None) -> str:
+    if not text:
+        return ""
+    try:
+        moment = datetime.now(UTC) if text == "now" else datetime.fromisoformat(text)
+    except ValueError:
+        raise FormatError(f"--created {text!r}: now, or RFC 3339 as in 2026-11-21T09:33:39Z, is expected") from None
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _release_json(release: Release, names: Mapping[str, str], dry_run: bool) -> dict[str, Any]:
+    sent = "new" if dry_run else "uploaded"
+    return {
+        "reference": str(release.reference),
+        "digest": release.state.manifest.digest,
+        "counter": release.state.counter,
+        "scope": release.state.scope,
+        "changed": release.changed,
+        "dryRun": dry_run,
+        "layers": [
+            {
+                "deployment": layer.annotations.get(DEPLOYMENT, ""),
+                "name": names.get(layer.annotations.get(DEPLOYMENT, ""), ""),
+                "digest": layer.digest,
+                "size": layer.size,
+                "status": sent if layer.digest in release.uploaded else "present",
+            }
+            for layer in release.state.layers
+        ],
+        "bytesUploaded": 0 if dry_run else release.bytes_uploaded,
+    }
+
+
+def _release_lines(release: Release, names: Mapping[str, str], dry_run: bool) -> Sequence[str]:
+    raw = _release_json(release, names, dry_run)
+    lines = [f"{one['status']:<8}  {one['digest'][:19]}  {one['size']:>7} B  {one['name']}" for one in raw["layers"]]
+    verb = ("would publish" if dry_run else "published") if release.changed else "already published"
+    lines.append(f"{verb} {release.reference} as counter {release.state.counter} for {release.state.scope}")
+    return [*lines, str(release.pinned)]
+
+
+@click.group()
+def component() -> None:
+    """Package workloads as OCI artifacts."""
+
+
+@component.command("push")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@reference_argument
+@key_option
+@with_session()
+def component_push(session: Session, folder: Path, reference: Reference, key_file: Path | None) -> None:
+    """Push DIR (compose.yaml and what it needs) as a Compose Archive; the tag is its version.
+
+    It is checked first, by the rules of the standard and by Docker Compose. The same files give the same digest.
+
+    \b
+    Examples:
+      margo-oci component push hello registry.example/components/hello:1.0.0
+      margo-oci component push hello localhost:5000/components/hello:1.0.0 --key vendor.key --plain-http
+    """
+    if reference.digest:
+        raise FormatError(f"{reference}: a tag is expected, not a digest: it is the component's version")
+    files = read_component(folder)
+    name = reference.repository.rpartition("/")[2]
+    artifact = build_component(files, name=name, version=reference.tag)
+    _check_compose(folder)
+    signer = load_signer(key_file) if key_file else None
+
+    async def upload() -> bool:
+        from margo_oci.upload import Uploader
+
+        async with session.registry(reference) as registry:
+            try:
+                before = await registry.digest(reference)
+            except NotFound:
+                before = ""
+            if before and before != artifact.manifest.digest:
+                say(
+                    f"warning: {reference} moves from {before}: states that were published keep what they are locked to"
+                )
+            uploader = Uploader(reference.host, session.access(reference)(reference.host))
+            await asyncio.to_thread(uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
+            sent = await asyncio.to_thread(uploader.blob, reference, artifact.manifest.layers[0], artifact.layer)
+            if before != artifact.manifest.digest:
+                await asyncio.to_thread(uploader.manifest, reference, artifact.manifest.data)
+            if signer:
+                await attach_signature(registry, uploader, reference, artifact.manifest, signer, datetime.now(UTC))
+            return sent
+
+    sent = asyncio.run(upload())
+    layer = artifact.manifest.layers[0]
+    pinned = reference.at(artifact.manifest.digest)
+    session.show(
+        {
+            "reference": str(reference),
+            "digest": artifact.manifest.digest,
+            "layer": {
+                "digest": layer.digest,
+                "size": layer.size,
+                "status": "uploaded" if sent else "present",
+            },
+            "signed": signer is not None,
+        },
+        [
+            f"{'uploaded' if sent else 'present':<8}  {layer.digest[:19]}  {layer.size:>7} B  {name}",
+            str(pinned),
+        ],
+    )
+
+
+def _check_compose(folder: Path) -> None:
+    faults, warnings = faults_of_template(compose().template(folder.absolute()), folder.absolute())
+    for warning in warnings:
+        say(f"warning: {folder}/compose.yaml: {warning}")
+    if faults:
+        raise FormatError(*(f"{folder}/compose.yaml: {fault}" for fault in faults))

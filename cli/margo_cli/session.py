@@ -1,0 +1,189 @@
+"""What every command shares: its options, how registries are reached, keys, and how things are printed."""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from margo_oci.compose import Compose, find_compose
+from margo_oci.content import Descriptor
+from margo_oci.credentials import AuthFiles
+from margo_oci.errors import FormatError
+from margo_oci.keys import KEY_LIMIT_BYTES, FileKey, PasswordNeeded, PublicKey
+from margo_oci.reference import Reference, parse_reference
+from margo_oci.registry import Access, Registry
+from margo_oci.store import Store
+
+PASSWORD_VARIABLE = "MARGO_OCI_KEY_PASSWORD"  # noqa: S105  (its name, not its value)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Session:
+    """The options of one call, and what is made from them."""
+
+    output: str = "text"
+    plain_http: bool = False
+    ca_file: Path | None = None
+
+    def access(self, *references: Reference) -> Callable[[str], Access]:
+        """Return how hosts are reached; --plain-http holds for the hosts of `references` and for this machine."""
+        named = {reference.host for reference in references}
+
+        @functools.cache
+        def access(host: str) -> Access:
+            plain = self.plain_http and (host in named or _is_this_machine(host))
+            return Access(plain_http=plain, ca_file=self.ca_file, credentials=auth_files().find(host))
+
+        return access
+
+    def registry(self, *references: Reference) -> Registry:
+        """Return the door for reading."""
+        return Registry(self.access(*references))
+
+    @property
+    def is_json(self) -> bool:
+        """Whether stdout is for a program."""
+        return self.output == "json"
+
+    def show(self, value: Any, lines: Sequence[str]) -> None:
+        """Print data: as JSON, or as lines for people."""
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False) if self.is_json else "\n".join(lines))
+
+    @contextmanager
+    def progress(self, doing: str, total: int) -> Iterator[Callable[[Descriptor], None]]:
+        """Show a bar on a terminal, nothing in a pipe; yield what advances it."""
+        if not sys.stderr.isatty() or not total:
+            yield lambda _: None
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(doing, total=total)
+            yield lambda _: bar.advance(task)
+
+
+def say(message: str) -> None:
+    """Tell a person something that is not data."""
+    click.echo(message, err=True)
+
+
+def auth_files() -> AuthFiles:
+    """Return this user's auth files."""
+    return AuthFiles.of(os.environ, Path.home())
+
+
+def cache() -> Store:
+    """Return where fetched content is kept between calls."""
+    return Store(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "margo-oci")
+
+
+@functools.cache
+def compose() -> Compose:
+    """Return Docker Compose; on this side it only reads files and needs no engine."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return Compose(find_compose(), kept)
+
+
+def _is_this_machine(host: str) -> bool:
+    name = host.rpartition(":")[0] or host
+    return name in ("localhost", "[::1]") or name.startswith("127.")
+
+
+class ReferenceType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer clicks
+    """An argument that is a reference."""
+
+    name = "reference"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Reference:
+        """Parse, and let the usage error say what is wrong."""
+        if isinstance(value, Reference):
+            return value
+        try:
+            return parse_reference(str(value))
+        except FormatError as error:
+            self.fail(str(error), param, ctx)
+
+
+REFERENCE = ReferenceType()
+reference_argument = click.argument("reference", type=REFERENCE)
+key_option = click.option("--key", "key_file", type=click.Path(path_type=Path), help="Private key, PKCS#8 PEM.")
+public_keys_option = click.option(
+    "--key", "key_files", type=click.Path(path_type=Path), multiple=True, required=True,
+    help="Public key that is trusted; may be given several times.",
+)  # fmt: skip
+output_option = click.option(
+    "--output",
+    "-o",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to print.",
+)
+
+
+def with_session(output: bool = True) -> Callable[[F], F]:
+    """Add the options every registry command has, and hand them over as one `session`."""
+
+    def decorate(command: F) -> F:
+        @click.option(
+            "--plain-http",
+            is_flag=True,
+            help="HTTP without TLS, for this registry and for this machine.",
+        )
+        @click.option(
+            "--ca-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="CA certificates to trust besides the system's.",
+        )  # fmt: skip
+        @functools.wraps(command)
+        def called(*args: Any, plain_http: bool, ca_file: Path | None, **kwargs: Any) -> Any:
+            form = kwargs.pop("output", "text") if output else "text"
+            return command(Session(form, plain_http, ca_file), *args, **kwargs)
+
+        return output_option(called) if output else called  # type: ignore[return-value]
+
+    return decorate
+
+
+def load_signer(file: Path) -> FileKey:
+    """Read a private key; its password comes from the environment or a prompt. Raises FormatError."""
+    data = _read(file)
+    password = os.environ.get(PASSWORD_VARIABLE)
+    try:
+        return FileKey.from_pem(data, password.encode() if password else None, name=file.name)
+    except PasswordNeeded:
+        if not sys.stdin.isatty():
+            raise FormatError(f"{file}: this key is encrypted: set {PASSWORD_VARIABLE}") from None
+    typed: str = click.prompt(f"Password for {file}", hide_input=True, err=True)
+    return FileKey.from_pem(data, typed.encode(), name=file.name)
+
+
+def load_public_keys(files: Sequence[Path]) -> Sequence[PublicKey]:
+    """Read the public keys a policy names. Raises FormatError."""
+    return [PublicKey.from_pem(_read(file), name=file.name) for file in files]
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(KEY_LIMIT_BYTES)
+    except OSError as error:
+        raise FormatError(f"{file}: {error.strerror}") from None
+
+
+def human_bytes(count: int) -> str:
+    """Return a size for people."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return ""

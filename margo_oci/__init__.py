@@ -1,0 +1,94 @@
+"""Desired state for edge devices through plain OCI registries: formats, trust, registry, store.
+
+policy = Policy([PublicKey.from_pem(pem, name="fleet.pub")], scopes=["edge-17"])
+async with Registry(lambda host: Access()) as registry:
+    verified = await open_state(registry, parse_reference("registry.example/fleet/edge-17:latest"), policy)
+    await fetch(verified, registry, reference, Store(Path("/var/lib/example")))
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from margo_oci.content import Descriptor
+    from margo_oci.deployment import Deployment, parse_deployment
+    from margo_oci.desired_state import DesiredState, Lock, build_layer, build_state, read_layers
+    from margo_oci.errors import (
+        ApplyError,
+        ConflictError,
+        FormatError,
+        MargoError,
+        NotFound,
+        RegistryError,
+        TrustError,
+    )
+    from margo_oci.keys import FileKey, PublicKey, Signer
+    from margo_oci.manifest import Manifest
+    from margo_oci.reference import Reference, parse_reference
+    from margo_oci.registry import Access, Registry
+    from margo_oci.store import Store
+    from margo_oci.transfer import fetch, open_state
+    from margo_oci.trust import Policy, TrustAnything, Verified, verify
+
+__all__ = [
+    "Access",
+    "ApplyError",
+    "ConflictError",
+    "Deployment",
+    "Descriptor",
+    "DesiredState",
+    "FileKey",
+    "FormatError",
+    "Lock",
+    "Manifest",
+    "MargoError",
+    "NotFound",
+    "Policy",
+    "PublicKey",
+    "Reference",
+    "Registry",
+    "RegistryError",
+    "Signer",
+    "Store",
+    "TrustAnything",
+    "TrustError",
+    "Verified",
+    "build_layer",
+    "build_state",
+    "fetch",
+    "open_state",
+    "parse_deployment",
+    "parse_reference",
+    "read_layers",
+    "verify",
+]
+
+# Loaded when asked for: an idle device needs no cryptography, and so does not hold it in memory.
+_ROOMS = {
+    "content": ("Descriptor",),
+    "deployment": ("Deployment", "parse_deployment"),
+    "desired_state": ("DesiredState", "Lock", "build_layer", "build_state", "read_layers"),
+    "errors": (
+        "ApplyError",
+        "ConflictError",
+        "FormatError",
+        "MargoError",
+        "NotFound",
+        "RegistryError",
+        "TrustError",
+    ),
+    "keys": ("FileKey", "PublicKey", "Signer"),
+    "manifest": ("Manifest",),
+    "reference": ("Reference", "parse_reference"),
+    "registry": ("Access", "Registry"),
+    "store": ("Store",),
+    "transfer": ("fetch", "open_state"),
+    "trust": ("Policy", "TrustAnything", "Verified", "verify"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(importlib.import_module(f"margo_oci.{room}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,77 @@
+"""Errors, named for what the caller does next; each knows its exit code.
+
+MargoError
+├── FormatError      never will work as it is: mend the input
+├── RegistryError    the registry or the network: try again later
+│   └── NotFound     the registry answers, but has no such thing
+├── TrustError       refused: keep what runs, tell a person; `reason` is stable
+├── ConflictError    somebody else published meanwhile: look, then publish again
+└── ApplyError       the engine could not do it: put the last good version back
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class MargoError(Exception):
+    """Anything this project raises on purpose; its text is meant for a person."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class FormatError(MargoError):
+    """Input that breaks a rule; `faults` lists every fault found, one line each."""
+
+    exit_code = 2
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults: Sequence[str] = faults
+
+
+class RegistryError(MargoError):
+    """A registry or the network failed; `retry_after_s` is what the registry asked for, if it did."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NotFound(RegistryError):  # noqa: N818  (the registry's own word for it)
+    """The registry answered that it does not have this."""
+
+
+class TrustError(MargoError):
+    """Refused. `reason` is a stable word for programs, the message names the suspected attack."""
+
+    exit_code = 4
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ConflictError(MargoError):
+    """Two publishers met; nothing of the other's was overwritten unnoticed."""
+
+    exit_code = 3
+
+
+class ApplyError(MargoError):
+    """The container engine could not bring a workload up (or down)."""
+
+    exit_code = 5
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Return exit code and message for a person; what we did not foresee says that it is our fault."""
+    if isinstance(error, MargoError):
+        return error.exit_code, str(error)
+    if isinstance(error, OSError) and error.filename:
+        return 2, f"{error.filename}: {error.strerror}"
+    return (
+        1,
+        f"unexpected {type(error).__name__}: {error}: please report this with the command you ran",
+    )

@@ -1,0 +1,287 @@
+"""The publishing journey: build, push blobs, manifest, signature; the tag moves last (format section 2).
+
+A registry cannot compare and swap. Each release therefore first claims its counter under a tag of its own,
+`<tag>-counter-<n>`, and the claim is looked at again when all is done: of two publishers that use one counter,
+at least one always finds out (docs/decisions/0004).
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor
+from margo_oci.cosign import sign, signature_manifest
+from margo_oci.desired_state import DesiredState, Layer, build_state, parse_state
+from margo_oci.errors import ConflictError, FormatError, NotFound, TrustError
+from margo_oci.keys import PublicKey, Signer
+from margo_oci.manifest import CREATED, IMAGE_INDEX, Manifest, build_index
+from margo_oci.reference import TAG, Reference
+from margo_oci.registry import Registry
+from margo_oci.transfer import bundles, open_state, referrers, resolve
+from margo_oci.trust import Policy, TrustAnything, signer_of
+from margo_oci.upload import Uploader
+
+UPLOADS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What was published, or would be."""
+
+    reference: Reference
+    state: DesiredState
+    uploaded: frozenset[str] = field(default_factory=frozenset)
+    changed: bool = True
+
+    @property
+    def pinned(self) -> Reference:
+        """`host/repository@digest`."""
+        return self.reference.at(self.state.manifest.digest)
+
+    @property
+    def bytes_uploaded(self) -> int:
+        """Bytes of the layers that were sent."""
+        sizes = {layer.digest: layer.size for layer in self.state.manifest.layers}
+        return sum(sizes[digest] for digest in self.uploaded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One line of the history: a release, when it was signed, and by whom if a key was given."""
+
+    state: DesiredState
+    signed_at: str
+    current: bool
+
+
+Progress = Callable[[Descriptor], None]
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Publishes to the repository of one reference."""
+
+    registry: Registry
+    uploader: Uploader
+    signer: Signer
+    now: Callable[[], datetime]
+
+    async def publish(
+        self,
+        reference: Reference,
+        layers: Sequence[Layer],
+        *,
+        scope: str,
+        counter: int | None = None,
+        created: str = "",
+        progress: Progress = lambda _: None,
+    ) -> Release:
+        """Publish `layers` as the state of `scope`; what the registry has is not sent again.
+
+        Raises ConflictError when somebody else published meanwhile, FormatError for a counter that does not rise.
+        """
+        current = await current_state(self.registry, reference)
+        release = await plan_release(
+            self.registry, reference, layers, current, scope=scope, counter=counter, created=created
+        )
+        if not release.changed:
+            await self._sign(reference, release.state.manifest)
+            return release
+        known = {layer.digest for layer in current.manifest.layers} if current else set()
+        missing = [layer for layer in layers if layer.descriptor.digest not in known]
+        uploaded = await self._push_blobs(reference, missing, progress)
+        await self._release(reference, release.state, current)
+        return Release(reference=reference, state=release.state, uploaded=uploaded)
+
+    async def rollback(self, reference: Reference, *, to: int, created: str = "") -> Release:
+        """Publish the layers of release `to` again, under the next counter. Raises NotFound, TrustError."""
+        current = await current_state(self.registry, reference)
+        try:
+            old = (await open_state(self.registry, claim(reference, to), Policy((self.signer.public,)))).state
+        except NotFound:
+            raise FormatError(f"{reference}: release {to} is not there: see `margo-oci history {reference}`") from None
+        if current and current.counter == to:
+            return Release(reference=reference, state=current, changed=False)
+        counter = max(current.counter if current else 0, old.counter) + 1
+        counter = await _unclaimed(self.registry, reference, counter)
+        state = build_state(old.manifest.layers, counter=counter, scope=old.scope, created=created)
+        await self._release(reference, state, current)
+        return Release(reference=reference, state=state)
+
+    async def _release(self, reference: Reference, state: DesiredState, current: DesiredState | None) -> None:
+        """Claim the counter, sign, and move the tag; look before and after (format 2.3 to 2.6)."""
+        mine, manifest = claim(reference, state.counter), state.manifest
+        await asyncio.to_thread(self.uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
+        await asyncio.to_thread(self.uploader.manifest, mine, manifest.data)
+        await self._sign(reference, manifest)
+        found = await current_state(self.registry, reference)
+        if _digest(found) != _digest(current):
+            if found and found.counter == state.counter:  # theirs won: the counter's tag is theirs, too
+                await asyncio.to_thread(self.uploader.manifest, mine, found.manifest.data)
+            raise ConflictError(f"{reference}: somebody else published {_digest(found)} meanwhile: {_ADVICE}")
+        await asyncio.to_thread(self.uploader.manifest, reference, manifest.data)
+        claimed = await self.registry.digest(mine)
+        if claimed != manifest.digest:
+            raise ConflictError(f"{reference}: counter {state.counter} was also given to {claimed}: {_ADVICE}")
+
+    async def _push_blobs(self, reference: Reference, layers: Sequence[Layer], progress: Progress) -> frozenset[str]:
+        gate = asyncio.Semaphore(UPLOADS_AT_ONCE)
+
+        async def one(layer: Layer) -> str:
+            async with gate:
+                sent = await asyncio.to_thread(self.uploader.blob, reference, layer.descriptor, layer.data)
+            progress(layer.descriptor)
+            return layer.descriptor.digest if sent else ""
+
+        return frozenset(await asyncio.gather(*map(one, layers))) - {""}
+
+    async def _sign(self, reference: Reference, manifest: Manifest) -> None:
+        """Attach our signature unless it is there: a repeated push ends the same."""
+        try:
+            there = await bundles(self.registry, reference, manifest.digest)
+        except TrustError:
+            there = ()  # an unusable one is there: it does not stop ours
+        if not signer_of(manifest.digest, there, (self.signer.public,)):
+            await attach_signature(self.registry, self.uploader, reference, manifest, self.signer, self.now())
+
+
+_ADVICE = "look with `margo-oci diff` what is there now, then push again"
+
+
+async def plan_release(
+    registry: Registry,
+    reference: Reference,
+    layers: Sequence[Layer],
+    current: DesiredState | None,
+    *,
+    scope: str,
+    counter: int | None,
+    created: str,
+) -> Release:
+    """Decide what a push would publish: the same again, or a new state under a counter that is free."""
+    descriptors = [layer.descriptor for layer in layers]
+    if current and counter in (None, current.counter):
+        same = build_state(descriptors, counter=current.counter, scope=scope, created=created or current.created)
+        if same.manifest.digest == current.manifest.digest:
+            return Release(reference=reference, state=current, changed=False)
+    if current and counter is not None and counter <= current.counter:
+        raise FormatError(f"counter {counter} is not higher than {current.counter}, which {reference} has")
+    chosen = counter or (current.counter if current else 0) + 1
+    state = build_state(descriptors, counter=chosen, scope=scope, created=created)
+    free = await _unclaimed(registry, reference, chosen, mine=state.manifest.digest)
+    if free == chosen:
+        return Release(reference=reference, state=state)
+    if counter is not None:
+        raise ConflictError(f"{reference}: counter {counter} is taken by another state: {_ADVICE}")
+    state = build_state(descriptors, counter=free, scope=scope, created=created)
+    return Release(reference=reference, state=state)
+
+
+async def _unclaimed(registry: Registry, reference: Reference, counter: int, *, mine: str = "") -> int:
+    """Return the first counter from `counter` on that no other state has claimed (a push that was cut off)."""
+    while True:
+        try:
+            if await registry.digest(claim(reference, counter)) == mine:
+                return counter
+        except NotFound:
+            return counter
+        counter, mine = counter + 1, ""
+
+
+async def attach_signature(
+    registry: Registry,
+    uploader: Uploader,
+    reference: Reference,
+    manifest: Manifest,
+    signer: Signer,
+    now: datetime,
+) -> str:
+    """Sign `manifest` and push the signature as its referrer; return the signature manifest's digest.
+
+    distribution-spec v1.1 "Pushing Manifests with Subject": without `OCI-Subject` we keep the tag index.
+    """
+    bundle = sign(manifest.digest, signer, name=reference.name)
+    carrier = signature_manifest(bundle, manifest.descriptor, created=timestamp(now))
+    await asyncio.to_thread(uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
+    await asyncio.to_thread(uploader.blob, reference, carrier.layers[0], bundle)
+    listed = await asyncio.to_thread(uploader.manifest, reference.at(carrier.digest), carrier.data)
+    if not listed:
+        entry = Descriptor(
+            media_type=carrier.descriptor.media_type,
+            digest=carrier.digest,
+            size=len(carrier.data),
+            annotations=carrier.annotations,
+            artifact_type=carrier.artifact_type,
+        )
+        others = await referrers(registry, reference, manifest.digest)
+        index = build_index([*(one for one in others if one.digest != entry.digest), entry])
+        tag = reference.at(manifest.digest.replace(":", "-"))
+        await asyncio.to_thread(uploader.manifest, tag, index, IMAGE_INDEX)
+    return carrier.digest
+
+
+async def current_state(registry: Registry, reference: Reference) -> DesiredState | None:
+    """Return the state a tag has now; None if there is none yet. Raises FormatError if it is something else."""
+    try:
+        manifest = await resolve(registry, reference)
+    except NotFound:
+        return None
+    assert manifest is not None  # noqa: S101
+    try:
+        return parse_state(manifest, what=str(reference))
+    except FormatError as error:
+        raise FormatError(f"{reference} holds something else, which is not overwritten: {error}") from None
+
+
+async def history(
+    registry: Registry, reference: Reference, *, limit: int, keys: Sequence[PublicKey] = ()
+) -> Sequence[Published]:
+    """Return the newest `limit` releases of a tag, newest first; with `keys` only what one of them signed."""
+    current = await current_state(registry, reference)
+    prefix = claim_prefix(reference)
+    counters = sorted(
+        (int(tag.removeprefix(prefix)) for tag in await registry.tags(reference) if _is_claim(tag, prefix)),
+        reverse=True,
+    )
+    gate = asyncio.Semaphore(UPLOADS_AT_ONCE)
+
+    async def one(counter: int) -> Published | None:
+        async with gate:
+            policy = Policy(keys) if keys else TrustAnything()
+            try:
+                state = (await open_state(registry, claim(reference, counter), policy)).state
+            except TrustError:
+                return None
+            signatures = await referrers(registry, reference, state.manifest.digest)
+            signed_at = min((one.annotations.get(CREATED, "") for one in signatures), default="")
+            return Published(state=state, signed_at=signed_at, current=_digest(current) == state.manifest.digest)
+
+    return [one for one in await asyncio.gather(*map(one, counters[:limit])) if one]
+
+
+def claim(reference: Reference, counter: int) -> Reference:
+    """Return the tag that keeps release `counter` of a tag reachable. Raises FormatError if it would be too long."""
+    tag = f"{claim_prefix(reference)}{counter}"
+    if not TAG.fullmatch(tag):
+        raise FormatError(f"tag {reference.tag!r} is too long: {tag!r} is needed beside it")
+    return reference.at(tag)
+
+
+def claim_prefix(reference: Reference) -> str:
+    """Return what the tags of all releases of a tag begin with."""
+    return f"{reference.tag}-counter-"
+
+
+def _is_claim(tag: str, prefix: str) -> bool:
+    rest = tag.removeprefix(prefix)
+    return tag.startswith(prefix) and rest.isascii() and rest.isdigit() and len(rest) <= 20
+
+
+def _digest(state: DesiredState | None) -> str:
+    return state.manifest.digest if state else "nothing"
+
+
+def timestamp(moment: datetime) -> str:
+    """Return RFC 3339 in seconds, UTC, with Z."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,159 @@
+"""Content on the disk by digest, and the few ways in which this project writes files.
+
+A blob is checked each time it is read, so a write that a power cut lost costs a fetch, never a wrong byte.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from margo_oci.archive import Entry
+from margo_oci.content import Descriptor, Verifier, check
+from margo_oci.errors import TrustError
+
+
+class Store:
+    """Blobs under `root/blobs/sha256`, unfinished ones under `root/ingest`."""
+
+    def __init__(self, root: Path) -> None:
+        self.blobs = root / "blobs" / "sha256"
+        self.ingest = root / "ingest"
+
+    def path(self, descriptor: Descriptor) -> Path:
+        """Where the blob is, or will be."""
+        return self.blobs / descriptor.digest.removeprefix("sha256:")
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Tell whether the blob is here, by its size; what it holds is checked when it is read."""
+        try:
+            return self.path(descriptor).stat().st_size == descriptor.size
+        except FileNotFoundError:
+            return False
+
+    def has_part(self, descriptor: Descriptor) -> bool:
+        """Tell whether an earlier attempt left something to go on from."""
+        return self._part(descriptor).exists()
+
+    def read(self, descriptor: Descriptor) -> bytes | None:
+        """Return the blob; None if it is not here. One that went bad on the disk is dropped."""
+        try:
+            return check(self.path(descriptor).read_bytes(), descriptor)
+        except FileNotFoundError:
+            return None
+        except TrustError:
+            self.path(descriptor).unlink()
+            return None
+
+    def add(self, descriptor: Descriptor, data: bytes) -> None:
+        """Keep a small blob. Raises TrustError `digest-mismatch`."""
+        with self.receive(descriptor) as part:
+            part.restart()
+            part.write(data)
+
+    @contextmanager
+    def receive(self, descriptor: Descriptor) -> Iterator["Part"]:
+        """Write a blob piece by piece; it appears in the store whole and checked, or not at all.
+
+        What an interruption leaves is continued next time; what turns out wrong is dropped.
+        """
+        for folder in (self.blobs, self.ingest):
+            folder.mkdir(parents=True, exist_ok=True)
+        path = self._part(descriptor)
+        try:
+            with Part.open(path, descriptor) as part:
+                yield part
+                part.verifier.finish()
+        except TrustError:
+            path.unlink(missing_ok=True)
+            raise
+        path.replace(self.path(descriptor))
+
+    def _part(self, descriptor: Descriptor) -> Path:
+        return self.ingest / f"{descriptor.digest.removeprefix('sha256:')}.part"
+
+
+class Part:
+    """A blob on its way in; `have_bytes` of it are already here."""
+
+    def __init__(self, descriptor: Descriptor, file: int) -> None:
+        self.descriptor = descriptor
+        self.file = file
+        self.verifier = Verifier(descriptor)
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, descriptor: Descriptor) -> Iterator["Part"]:
+        """Open `path`, and take what an earlier attempt left there."""
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            part = cls(descriptor, file)
+            if os.fstat(file).st_size >= descriptor.size:
+                part.restart()  # nothing left to ask for, so nothing that could prove it right
+            while chunk := os.read(file, 1024 * 1024):
+                part.verifier.feed(chunk)
+            yield part
+        finally:
+            os.close(file)
+
+    @property
+    def have_bytes(self) -> int:
+        """How much is here."""
+        return self.verifier.seen_bytes
+
+    def restart(self) -> None:
+        """Begin at the first byte again."""
+        os.ftruncate(self.file, 0)
+        os.lseek(self.file, 0, os.SEEK_SET)
+        self.verifier = Verifier(self.descriptor)
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next piece. Raises TrustError when it is more than was declared."""
+        self.verifier.feed(chunk)
+        while chunk:
+            chunk = chunk[os.write(self.file, chunk) :]
+
+
+def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace `path` so that after a power cut it holds either the old or the new content, whole."""
+    beside = path.with_name(f".{path.name}.new")
+    file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(file, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def extract(entries: Sequence[Entry], folder: Path) -> None:
+    """Write checked archive entries below `folder`, which must be new; modes are ours, links there are none."""
+    folder.mkdir(parents=True)
+    for entry in entries:
+        path = folder / entry.path
+        if entry.folder:
+            path.mkdir(parents=True, exist_ok=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mode = 0o755 if entry.executable else 0o644
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        with os.fdopen(file, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)  # whatever the umask: a container's user must be able to read it
+            stream.write(entry.data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        sync_folder(path)

@@ -1,0 +1,112 @@
+"""YAML read without surprises: values with their lines, no aliases, no tags, no key twice (format 7.6).
+
+Plain scalars mean what YAML 1.2's core schema says: `yes` is text, `1.20` is a number, dates are text.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from margo_oci.errors import FormatError
+
+DOCUMENT_LIMIT_BYTES = 1024 * 1024
+DEPTH_LIMIT = 32
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_WORDS: dict[str, Any] = {
+    "": None, "~": None, "null": None, "Null": None, "NULL": None,
+    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
+}  # fmt: skip
+_Loader = getattr(yaml, "CLoader", yaml.Loader)  # only its parser is used: it constructs no objects
+
+_QUOTED = ("'", '"', "|", ">")  # written as text, so it is text
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML document as plain values, and the line on which each of them starts."""
+
+    value: Any
+    lines: dict[Path, int] = field(default_factory=dict)
+
+    def line(self, path: Path) -> int:
+        """Return the line of `path`, or of the nearest thing around it that exists."""
+        while path not in self.lines and path:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+
+def parse_yaml(data: bytes, *, what: str) -> Document:
+    """Parse exactly one YAML document. Raises FormatError `what:line: …`."""
+    if len(data) > DOCUMENT_LIMIT_BYTES:
+        raise FormatError(f"{what}: {len(data)} bytes, at most {DOCUMENT_LIMIT_BYTES} are read")
+    lines: dict[Path, int] = {}
+    try:
+        text = data.decode("utf-8-sig")
+        events = _significant(yaml.parse(text, Loader=_Loader), what)
+        first = next(events, None)
+        value = None if first is None else _value(first, events, (), lines, what)
+        if extra := next(events, None):
+            raise FormatError(f"{what}:{_line(extra)}: one document a file is expected, here starts another")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{what}: not UTF-8: {error.reason} at byte {error.start}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error)
+        raise FormatError(f"{what}:{mark.line + 1 if mark else 1}: not usable YAML: {problem}") from None
+    return Document(value, lines)
+
+
+def _line(event: yaml.Event) -> int:
+    return int(event.start_mark.line) + 1 if event.start_mark else 1
+
+
+def _significant(events: Iterator[yaml.Event], what: str) -> Iterator[yaml.Event]:
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            raise FormatError(f"{what}:{_line(event)}: aliases (*{event.anchor}) are not accepted: write it out")
+        tag = getattr(event, "tag", None)
+        if tag not in (None, "!"):
+            raise FormatError(f"{what}:{_line(event)}: tags ({tag}) are not accepted")
+        if isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent):
+            yield event
+
+
+def _value(event: yaml.Event, events: Iterator[yaml.Event], path: Path, lines: dict[Path, int], what: str) -> Any:
+    lines[path] = _line(event)
+    if len(path) > DEPTH_LIMIT:
+        raise FormatError(f"{what}:{_line(event)}: nested deeper than {DEPTH_LIMIT} levels")
+    if isinstance(event, yaml.ScalarEvent):
+        return _scalar(event)
+    if isinstance(event, yaml.SequenceStartEvent):
+        items: list[Any] = []
+        while not isinstance(item := next(events), yaml.SequenceEndEvent):
+            items.append(_value(item, events, (*path, len(items)), lines, what))
+        return items
+    mapping: dict[str, Any] = {}
+    while not isinstance(key := next(events), yaml.MappingEndEvent):
+        if not isinstance(key, yaml.ScalarEvent):
+            raise FormatError(f"{what}:{_line(key)}: a key is text")
+        if key.value in mapping:
+            raise FormatError(f"{what}:{_line(key)}: {key.value!r} stands twice")
+        mapping[key.value] = _value(next(events), events, (*path, key.value), lines, what)
+        lines[(*path, key.value)] = _line(key)
+    return mapping
+
+
+def _scalar(event: yaml.ScalarEvent) -> Any:
+    text = str(event.value)
+    if event.style in _QUOTED:
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    if len(text) <= 40 and _INT.fullmatch(text):  # Python's int() is quadratic in the length
+        return int(text, 10 if text.lstrip("+-").isdigit() else 0)
+    if len(text) <= 40 and _FLOAT.fullmatch(text):
+        return float(text)
+    return text
