@@ -89,7 +89,7 @@ class Applier:
         """Take one step, record it durably, report it."""
         if step.action == "keep":
             report.deployments.append(kept(step, record))
-            return record
+            return record if step.held else self._forget_failure(step.deployment, record)
         if step.action == "remove":
             return self._remove(step, record, report)
         placed = desired.placed[step.deployment]
@@ -110,6 +110,10 @@ class Applier:
         record = self.record_file.save(record.did_install(deployment, installed))
         self.generations.drop_others(deployment, [revision, *([before.revision] if before else [])])
         return record
+
+    def _forget_failure(self, deployment: str, record: Record) -> Record:
+        """What failed is no longer asked for: what runs is what is desired."""
+        return self.record_file.save(record.did_recover(deployment)) if deployment in record.failed else record
 
     def _remove(self, step: Step, record: Record, report: Report) -> Record:
         self.runtime.remove(step.deployment)

@@ -104,19 +104,15 @@ class Gatherer:
         placed: dict[str, Placed] = {}
         for layer in verified.state.layers:
             revision = revision_of(layer)
-            found: Mapping[str, Placed | None] = (
-                {known[revision]: None} if revision in known else self._deployments(layer)
-            )
-            one: Placed | None
-            for name, one in found.items():
-                if name in revisions:
-                    raise FormatError(f"deployment {name} stands in two layers")
-                revisions[name] = one.revision if one else revision
-                if one and one.revision not in known:
-                    placed[name] = one
+            new = {} if revision in known else self._deployments(layer)
+            found = {known[revision]: revision} if revision in known else {name: one.revision for name, one in new.items()}
+            if twice := sorted(set(found) & set(revisions)):
+                raise FormatError(f"deployment {twice[0]} stands in two layers")
+            revisions |= found
+            placed |= {name: one for name, one in new.items() if one.revision not in known}
         return Desired(revisions=revisions, placed=placed)
 
-    def _deployments(self, layer: Descriptor) -> Mapping[str, Placed | None]:
+    def _deployments(self, layer: Descriptor) -> Mapping[str, Placed]:
         data = self.store.read(layer)
         if data is None:
             raise RegistryError(f"{layer.digest}: went bad on this disk and was dropped: it is fetched again next time")

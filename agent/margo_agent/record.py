@@ -83,6 +83,10 @@ class Record:
         """Return the record with a revision that did not; what was installed before stays."""
         return replace(self, failed={**self.failed, deployment: failure})
 
+    def did_recover(self, deployment: str) -> "Record":
+        """Return the record without the failure of a revision that is no longer desired."""
+        return replace(self, failed=_without(self.failed, deployment))
+
     def did_remove(self, deployment: str) -> "Record":
         """Return the record without a workload."""
         return replace(

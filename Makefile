@@ -1,0 +1,54 @@
+# Everything sets itself up: the virtual environment, and as root Debian's packages for a registry and an engine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ISOLATED := tests/parts/isolated
+
+.PHONY: help venv parts demo test check format bench registry docs clean
+
+help: ## Show what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+venv: $(READY) ## .venv/bin/margo-oci and .venv/bin/margo-agent
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed (PYTHON=…)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
+	@echo "setting up $(VENV) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+parts: ## Debian's packages for a registry and an engine, where they are missing
+	@tests/parts/install
+
+demo: venv parts ## The whole story on a real registry and a real engine, in about two minutes
+	@$(ISOLATED) $(BIN)/python -m examples.demo
+
+test: venv parts ## All tests, on a real registry and a real engine
+	@$(ISOLATED) $(BIN)/python -m pytest
+
+check: venv ## Format, lint, types and the unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit
+
+format: venv ## Format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: venv ## Speed and memory, side by side with oras and skopeo
+	@tests/parts/install --bench
+	@$(ISOLATED) $(BIN)/python -m tests.bench
+
+registry: venv parts ## A local registry on port 5000, until Ctrl-C
+	@$(BIN)/python -m tests.parts.registry
+
+docs: venv ## The documents, built into site/
+	@$(BIN)/python docs/make_commands.py
+	@$(BIN)/mkdocs build --strict
+
+clean: ## Remove what was built
+	rm -rf $(VENV) site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,317 @@
+"""Speed and memory, measured side by side with `oras` (Python) and `skopeo` on one registry in one run.
+
+`make bench` runs it. Whole commands are timed, in turn (ours, oras, skopeo, ours, …), and medians are compared as
+ratios: these hold when the machine's speed drifts. Nothing here passes or fails.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from examples.images.build import build_all
+from tests.parts.engine import chosen_engine
+from tests.parts.link import SlowLink
+from tests.parts.place import temporary_place
+from tests.parts.registry import LocalRegistry
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ROOT / "docs"
+PROGRAMS = Path(sys.executable).parent
+COUNT = 200
+RUNS = 3
+DELAY_S = 0.020
+PASSES = 200
+
+ORAS_PULL = """
+import sys, logging; logging.disable(logging.CRITICAL)
+from oras.provider import Registry
+host, repository, folder, ca = sys.argv[1:]
+Registry(host, tls_verify=ca).pull(f"{host}/{repository}", outdir=folder)
+"""
+ORAS_PUSH = """
+import sys, os, logging; logging.disable(logging.CRITICAL)
+from oras.provider import Registry
+host, repository, folder, ca = sys.argv[1:]
+os.chdir(folder)
+Registry(host, tls_verify=ca).push(f"{host}/{repository}", files=[f"{f}:text/yaml" for f in sorted(os.listdir("."))], quiet=True)
+"""
+
+
+@dataclass
+class Row:
+    """One comparison: what was done over which link, and each tool's seconds."""
+
+    what: str
+    link: str
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def median_s(self, tool: str) -> float:
+        """The median of a tool's runs, in seconds."""
+        return statistics.median(self.seconds[tool])
+
+    def ratio(self, tool: str) -> float:
+        """How many times as long as ours a tool takes."""
+        return self.median_s(tool) / self.median_s("margo-oci")
+
+
+class Bench:
+    """The scene, and the commands that are timed in it."""
+
+    def __init__(self, place: Path, registry: LocalRegistry, environment: Mapping[str, str]) -> None:
+        self.place = place
+        self.registry = registry
+        self.environment = environment
+        self.ca = str(registry.ca_file)
+        self.rows: list[Row] = []
+
+    def run(self, *command: str, cache: str = "cache") -> str:
+        """Run a command; return what it printed."""
+        environment = {**self.environment, "XDG_CACHE_HOME": str(self.place / cache)}
+        done = subprocess.run(command, cwd=self.place, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)[:200]} ended with {done.returncode}\n{done.stderr}")
+        return done.stdout
+
+    def oci(self, *arguments: str, cache: str = "cache") -> str:
+        """Run margo-oci."""
+        return self.run(str(PROGRAMS / "margo-oci"), *arguments, "--ca-file", self.ca, cache=cache)
+
+    def compare(self, what: str, link: str, tools: Mapping[str, Callable[[int], object]]) -> None:
+        """Time the tools in turn."""
+        row = Row(what, link, {tool: [] for tool in tools})
+        for number in range(RUNS):
+            for tool, work in tools.items():
+                start_s = time.monotonic()
+                work(number)
+                row.seconds[tool].append(time.monotonic() - start_s)
+        self.rows.append(row)
+        print("  ".join([f"{what}, {link}:", *(f"{tool} {row.median_s(tool):.2f} s" for tool in tools)]), flush=True)
+
+    def pulls(self, host: str, link: str) -> None:
+        """First pull, and the pull after 1 of COUNT documents changed."""
+        old, new = (f"{host}/fleet/edge-17:{tag}" for tag in ("latest-counter-1", "latest-counter-2"))
+
+        def ours(number: int, reference: str, cache: str) -> None:
+            folder = self.fresh(f"ours-{number}")
+            self.oci("pull", reference, "-o", str(folder), "--key", "fleet.pub", cache=cache)
+
+        def oras(number: int, reference: str) -> None:
+            repository = reference.partition("/")[2]
+            self.run(sys.executable, "-c", ORAS_PULL, host, repository, str(self.fresh(f"oras-{number}")), self.ca)
+
+        def skopeo(number: int, reference: str, *, fresh: bool) -> None:
+            folder = self.fresh(f"skopeo-{link}-{number}") if fresh else self.place / f"skopeo-{link}-{number}"
+            self.run("skopeo", "copy", "--quiet", "--src-cert-dir", str(self.place / "certs"),
+                     f"docker://{reference}", f"oci:{folder}:state")  # fmt: skip
+
+        self.compare(f"first pull of {COUNT} layers", link, {
+            "margo-oci": lambda number: ours(number, old, f"cache-{link}-{number}"),
+            "oras": lambda number: oras(number, old),
+            "skopeo": lambda number: skopeo(number, old, fresh=True),
+        })  # fmt: skip
+        self.compare(f"pull, 1 of {COUNT} changed", link, {
+            "margo-oci": lambda number: ours(number, new, f"cache-{link}-{number}"),
+            "oras": lambda number: oras(number, new),
+            "skopeo": lambda number: skopeo(number, new, fresh=False),
+        })  # fmt: skip
+
+    def pushes(self, host: str, link: str) -> None:
+        """Push COUNT documents to a repository that has none of them."""
+
+        def ours(number: int) -> None:
+            reference = f"{host}/bench/ours-{link}-{number}"
+            self.oci("push", "states", reference, "--key", "fleet.key", "--scope", "edge-17")
+
+        def oras(number: int) -> None:
+            folder = str(self.place / "states")
+            self.run(sys.executable, "-c", ORAS_PUSH, host, f"bench/oras-{link}-{number}:latest", folder, self.ca)
+
+        self.compare(f"push of {COUNT} deployments", link, {"margo-oci": ours, "oras": oras})
+
+    def unchanged(self, host: str, link: str) -> None:
+        """One pass of the agent with nothing new; the others have to ask for everything again."""
+        config = self.agent_config(host, f"agent-{link}.yaml")
+        self.run(str(PROGRAMS / "margo-agent"), "once", "--config", str(config))
+
+        def ours(_: int) -> None:
+            self.run(str(PROGRAMS / "margo-agent"), "once", "--config", str(config))
+
+        def skopeo(number: int) -> None:
+            folder = self.place / f"skopeo-{link}-{number}"
+            self.run("skopeo", "copy", "--quiet", "--src-cert-dir", str(self.place / "certs"),
+                     f"docker://{host}/fleet/idle:latest", f"oci:{folder}:state")  # fmt: skip
+
+        self.compare("nothing new", link, {"margo-oci": ours, "skopeo": skopeo})
+
+    def agent_config(self, host: str, name: str) -> Path:
+        """Write the configuration of a device that follows fleet/idle over `host`."""
+        config = self.place / name
+        config.write_text(
+            f"device: edge-17\nsource: {host}/fleet/idle:latest\nscopes: [edge-17]\ntrust: {{keys: [fleet.pub]}}\n"
+            f'registries: {{"{host}": {{caFile: "{self.ca}"}}}}\ninterval: 1s\nstateDir: state-{name}\n'
+        )
+        return config
+
+    def idle_memory(self, host: str) -> tuple[float, float, int]:
+        """Return the idle loop's resident memory after its first and after PASSES passes, in MiB."""
+        config = self.agent_config(host, "agent-idle.yaml")
+        self.run(str(PROGRAMS / "margo-agent"), "once", "--config", str(config))
+        agent = subprocess.Popen(
+            [str(PROGRAMS / "margo-agent"), "run", "--config", str(config)],
+            cwd=self.place, env=dict(self.environment), stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            time.sleep(3)
+            first = resident_mib(agent.pid)
+            self.registry.forget()
+            for _ in range(PASSES):
+                agent.send_signal(1)  # SIGHUP: look now
+                time.sleep(0.05)
+            time.sleep(1)
+            return first, resident_mib(agent.pid), len(self.registry.requests())
+        finally:
+            agent.terminate()
+            agent.wait(10)
+
+    def fresh(self, name: str) -> Path:
+        """Return a folder that is not there."""
+        shutil.rmtree(self.place / name, ignore_errors=True)
+        return self.place / name
+
+
+def resident_mib(pid: int) -> float:
+    """Return VmRSS of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def write_states(folder: Path, host: str, count: int) -> None:
+    """Write documents of about 1.5 kB that all use one component."""
+    folder.mkdir(exist_ok=True)
+    padding = "\n".join(f"    # {'note ' * 12}{line}" for line in range(14))
+    for number in range(count):
+        (folder / f"d{number:03}.yaml").write_text(
+            f"id: 00000000-0000-4000-8000-{number:012}\nmetadata: {{name: d{number:03}, namespace: bench}}\n"
+            "spec:\n  applicationId: bench\n  deploymentProfile:\n    type: compose\n    components:\n"
+            f"      - {{name: hello, properties: {{repository: 'oci://{host}/components/hello', revision: 1.0.0}}}}\n"
+            f"  parameters:\n{padding}\n    greeting: {{value: one, targets: [{{pointer: GREETING, components: [hello]}}]}}\n"
+        )
+
+
+@contextmanager
+def scene() -> Iterator[Bench]:
+    """Set up registry, engine, keys, and two releases of a state with COUNT deployments."""
+    with ExitStack() as stack:
+        place = stack.enter_context(temporary_place())
+        registry = stack.enter_context(LocalRegistry(place / "registry", "tls"))
+        engine = stack.enter_context(chosen_engine(place / "engine"))
+        environment = {
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}:/usr/sbin",
+            "HOME": str(place),
+            "DOCKER_HOST": engine.docker_host,
+            "DOCKER_CONFIG": str(engine.docker_config),
+            "LANG": "C.UTF-8",
+        }
+        bench = Bench(place, registry, environment)
+        (place / "certs").mkdir()
+        shutil.copy(bench.ca, place / "certs" / "ca.crt")
+        build_all(registry.host, engine.docker_host)
+        shutil.copytree(ROOT / "examples/components/hello", place / "hello")
+        compose = place / "hello" / "compose.yaml"
+        compose.write_text(compose.read_text().replace("127.0.0.1:5000", registry.host))
+        bench.run(str(PROGRAMS / "margo-oci"), "keygen", "--name", "fleet", "--no-password")
+        bench.oci("component", "push", "hello", f"{registry.host}/components/hello:1.0.0")
+        write_states(place / "idle", registry.host, 1)
+        bench.oci("push", "idle", f"{registry.host}/fleet/idle", "--key", "fleet.key", "--scope", "edge-17")
+        write_states(place / "states", registry.host, COUNT)
+        for greeting in ("one", "two"):
+            changed = place / "states" / "d000.yaml"
+            changed.write_text(changed.read_text().replace("value: one", f"value: {greeting}"))
+            bench.oci("push", "states", f"{registry.host}/fleet/edge-17", "--key", "fleet.key", "--scope", "edge-17")
+        yield bench
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as Markdown."""
+    lines = ["| what | link | margo-oci | oras | skopeo |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        others = [
+            f"{row.median_s(t):.2f} s ({row.ratio(t):.1f}×)" if t in row.seconds else "" for t in ("oras", "skopeo")
+        ]
+        lines.append(f"| {row.what} | {row.link} | {row.median_s('margo-oci'):.2f} s | {others[0]} | {others[1]} |")
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[Row], file: Path) -> None:
+    """Draw the ratios."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "margo-oci"
+    import matplotlib.pyplot as plt
+
+    bars = [
+        (f"{row.what}\n{row.link}", tool, row.ratio(tool))
+        for row in rows
+        for tool in row.seconds
+        if tool != "margo-oci"
+    ]
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(bars) + 1))
+    colours = {"oras": "#4477aa", "skopeo": "#cc7733"}
+    for place, (_, tool, ratio) in enumerate(reversed(bars)):
+        axes.barh(place, ratio, color=colours[tool])
+        axes.text(ratio * 1.05, place, f"{tool} {ratio:.1f}×", va="center", fontsize=8)
+    axes.set_yticks(range(len(bars)), [label for label, _, _ in reversed(bars)], fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlim(0.5, max(ratio for _, _, ratio in bars) * 3)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xlabel("times as long as margo-oci (log scale; right of the line margo-oci is faster)", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
+
+
+def main() -> None:
+    """Measure, print, and write docs/benchmarks.md with its plot."""
+    with scene() as bench, SlowLink("127.0.0.1", int(bench.registry.host.rpartition(":")[2]), DELAY_S) as slow:
+        links = {"direct": bench.registry.host, "40 ms": f"127.0.0.1:{slow.port}"}
+        for link, host in links.items():
+            bench.pulls(host, link)
+            bench.pushes(host, link)
+            bench.unchanged(host, link)
+        first, last, looks = bench.idle_memory(bench.registry.host)
+    memory = f"Idle agent: {first:.1f} MiB resident after its first look, {last:.1f} MiB after {looks} more."
+    print(f"\n{table(bench.rows)}\n\n{memory}")
+    plot(bench.rows, DOCUMENTS / "benchmarks.svg")
+    (DOCUMENTS / "benchmarks.md").write_text(PAGE.format(table=table(bench.rows), memory=memory, runs=RUNS))
+    raw = {f"{row.what}, {row.link}": row.seconds for row in bench.rows}
+    print(json.dumps(raw))
+
+
+PAGE = """# Benchmarks
+
+`make bench` measures this on your machine: whole commands against one registry (CNCF distribution 2.8 over TLS) in one
+run, in turn, the median of {runs}. "40 ms" goes through a proxy that adds 40 ms to each round trip. The figures in brackets say
+how many times as long as `margo-oci` another tool takes for the same layers; look at those, not at the seconds.
+
+{table}
+
+{memory}
+
+![ratios](benchmarks.svg)
+
+What is compared: `margo-oci pull` (it also verifies the signature and every byte, and parses every document),
+`oras` for Python (`Registry.pull`, `Registry.push`), and `skopeo copy` into an OCI layout, which keeps layers it has.
+`margo-oci push` also resolves and locks what the deployments lead to, and signs. "Nothing new" is a whole `margo-agent once`.
+"""
+
+
+if __name__ == "__main__":
+    main()
