@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor
 from margo_oci.cosign import sign, signature_manifest
@@ -20,7 +21,9 @@ from margo_oci.reference import TAG, Reference
 from margo_oci.registry import Registry
 from margo_oci.transfer import bundles, open_state, referrers, resolve
 from margo_oci.trust import Policy, TrustAnything, signer_of
-from margo_oci.upload import Uploader
+
+if TYPE_CHECKING:
+    from margo_oci.upload import Uploader  # oras takes a while to load, and reading needs none of it
 
 UPLOADS_AT_ONCE = 8
 
@@ -63,7 +66,7 @@ class Publisher:
     """Publishes to the repository of one reference."""
 
     registry: Registry
-    uploader: Uploader
+    uploader: "Uploader"
     signer: Signer
     now: Callable[[], datetime]
 
@@ -191,7 +194,7 @@ async def _unclaimed(registry: Registry, reference: Reference, counter: int, *, 
 
 async def attach_signature(
     registry: Registry,
-    uploader: Uploader,
+    uploader: "Uploader",
     reference: Reference,
     manifest: Manifest,
     signer: Signer,

@@ -38,7 +38,7 @@ _MANIFESTS = ", ".join((IMAGE_MANIFEST, IMAGE_INDEX, DOCKER_MANIFEST, DOCKER_LIS
 
 @dataclass(frozen=True)
 class Access:
-    """How one registry host is reached, and as whom. A CA file is trusted besides the system's CAs."""
+    """How one registry host is reached, and as whom. A CA file is trusted instead of the system's CAs."""
 
     plain_http: bool = False
     ca_file: Path | None = None
@@ -51,9 +51,7 @@ class Access:
         if not self.ca_file and not self.client_cert:
             return True
         try:
-            context = ssl.create_default_context()
-            if self.ca_file:
-                context.load_verify_locations(self.ca_file)
+            context = ssl.create_default_context(cafile=self.ca_file)
             if self.client_cert:
                 context.load_cert_chain(self.client_cert, self.client_key)
         except (OSError, ssl.SSLError) as error:
@@ -160,15 +158,15 @@ class Registry:
         async with self._get(reference, f"blobs/{descriptor.digest}", {}) as response:
             return check(await self._read(response, descriptor.size), descriptor)
 
-    async def referrers(self, reference: Reference) -> Sequence[Descriptor] | None:
-        """Return what the referrers API lists for a digest; None where the registry has no such API."""
+    async def referrers(self, reference: Reference) -> Sequence[Descriptor]:
+        """Return what the referrers API lists for a digest; nothing where the registry has no such API."""
         try:
             async with self._get(reference, f"referrers/{reference.digest}", {"Accept": IMAGE_INDEX}) as response:
                 if not response.headers.get("Content-Type", "").startswith(IMAGE_INDEX):
-                    return None
+                    return ()
                 data = await self._read(response, PAGE_LIMIT_BYTES)
         except NotFound:
-            return None
+            return ()
         return parse_index(data, what=f"referrers of {reference.digest[:19]}")
 
     async def tags(self, reference: Reference) -> Sequence[str]:

@@ -13,7 +13,7 @@ from margo_oci.store import Store
 from margo_oci.trust import Policy, Seen, TrustAnything, Verified, verify
 
 SIGNATURE_COUNT_LIMIT = 16
-FETCHES_AT_ONCE = 32
+FETCHES_AT_ONCE = 100  # over HTTP/2, what registries allow as streams at once; over HTTP/1.1 connections are the limit
 BLOB_ATTEMPTS = 3
 PAUSE_LIMIT_S = 5.0
 
@@ -90,21 +90,26 @@ async def bundles(registry: Registry, reference: Reference, digest: str) -> Sequ
 
 
 async def referrers(registry: Registry, reference: Reference, digest: str) -> Sequence[Descriptor]:
-    """Return what refers to `digest`: by the API, else by the tag that stands in for it.
+    """Return what refers to `digest`: by the API, and by the tag that stands in for it.
 
     distribution-spec v1.1 "Listing Referrers" and "Referrers Tag Schema". No security rests on which way it was.
     """
     at = reference.at(digest)
     try:
-        if listed := await registry.referrers(at):
-            return listed
-        fallback = await registry.manifest(at.at(digest.replace(":", "-")))
-        assert fallback is not None  # noqa: S101
-        return parse_index(fallback.data, what=f"referrers of {digest[:19]}")
-    except NotFound:
-        return ()
+        # Both at once: a device far from its registry waits for one round trip, not for two.
+        listed, tagged = await asyncio.gather(registry.referrers(at), _tagged_referrers(registry, at))
     except FormatError as error:
         raise TrustError("malformed-signature", f"{digest}: {error}") from None
+    return list({one.digest: one for one in (*listed, *tagged)}.values())
+
+
+async def _tagged_referrers(registry: Registry, at: Reference) -> Sequence[Descriptor]:
+    try:
+        index = await registry.manifest(at.at(at.digest.replace(":", "-")))
+    except NotFound:
+        return ()
+    assert index is not None  # noqa: S101
+    return parse_index(index.data, what=f"referrers of {at.digest[:19]}")
 
 
 async def _candidates(registry: Registry, reference: Reference, digest: str) -> Sequence[Descriptor]:

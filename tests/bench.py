@@ -127,12 +127,12 @@ class Bench:
         """Push COUNT documents to a repository that has none of them."""
 
         def ours(number: int) -> None:
-            reference = f"{host}/bench/ours-{link}-{number}"
+            reference = f"{host}/bench/ours-{_slug(link)}-{number}"
             self.oci("push", "states", reference, "--key", "fleet.key", "--scope", "edge-17")
 
         def oras(number: int) -> None:
             folder = str(self.place / "states")
-            self.run(sys.executable, "-c", ORAS_PUSH, host, f"bench/oras-{link}-{number}:latest", folder, self.ca)
+            self.run(sys.executable, "-c", ORAS_PUSH, host, f"bench/oras-{_slug(link)}-{number}:latest", folder, self.ca)
 
         self.compare(f"push of {COUNT} deployments", link, {"margo-oci": ours, "oras": oras})
 
@@ -185,6 +185,10 @@ class Bench:
         """Return a folder that is not there."""
         shutil.rmtree(self.place / name, ignore_errors=True)
         return self.place / name
+
+
+def _slug(link: str) -> str:
+    return link.replace(" ", "")
 
 
 def resident_mib(pid: int) -> float:

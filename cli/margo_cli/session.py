@@ -34,13 +34,15 @@ class Session:
     ca_file: Path | None = None
 
     def access(self, *references: Reference) -> Callable[[str], Access]:
-        """Return how hosts are reached; --plain-http holds for the hosts of `references` and for this machine."""
+        """Return how hosts are reached; the options hold for the hosts of `references` and for this machine."""
         named = {reference.host for reference in references}
 
         @functools.cache
         def access(host: str) -> Access:
-            plain = self.plain_http and (host in named or _is_this_machine(host))
-            return Access(plain_http=plain, ca_file=self.ca_file, credentials=auth_files().find(host))
+            credentials = auth_files().find(host)
+            if host in named or _is_this_machine(host):
+                return Access(plain_http=self.plain_http, ca_file=self.ca_file, credentials=credentials)
+            return Access(credentials=credentials)
 
         return access
 
@@ -141,7 +143,7 @@ def with_session(output: bool = True) -> Callable[[F], F]:
         )
         @click.option(
             "--ca-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="CA certificates to trust besides the system's.",
+            help="CA of this registry, and of registries on this machine.",
         )  # fmt: skip
         @functools.wraps(command)
         def called(*args: Any, plain_http: bool, ca_file: Path | None, **kwargs: Any) -> Any:
