@@ -1,0 +1,1 @@
+"""Tests, and the real parts they run against."""
