@@ -131,35 +131,31 @@ def images_of(model: Mapping[str, Any]) -> Sequence[str]:
 
 
 def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str], list[str]]:
-    """Return faults and warnings about what a Compose Archive may hold (Margo, Compose Archive rules 3 and 4)."""
+    """Return faults and warnings about what a Compose Archive may hold (format 8.5)."""
     faults, warnings = [], []
     for name, service in model["services"].items():
         if not service.get("image"):
             faults.append(f"services.{name}: no image: a device builds nothing, push the image and name it")
         elif service.get("build"):
             warnings.append(f"services.{name}.build: ignored: a device builds nothing")
-        for volume in service.get("volumes", ()):
-            if isinstance(volume, dict) and volume.get("type") == "bind":
-                warnings.append(f"services.{name}.volumes: {volume.get('source')} is a path of the device: not shipped")
-        files = [("env_file", one.get("path", "")) for one in service.get("env_file", ()) if isinstance(one, dict)]
+        files = [one.get("path", "") for one in service.get("env_file", ()) if isinstance(one, dict)]
         faults += [
-            f"services.{name}.{key}: {path} is not in the archive" for key, path in files if _outside(path, folder)
+            f"services.{name}.env_file: {path} is not in the archive" for path in files if _outside(path, folder)
         ]
-    faults += [
-        f"configs.{name}.file: {config['file']} is not in the archive"
-        for name, config in (model.get("configs") or {}).items()
-        if config.get("file") and _outside(config["file"], folder)
-    ]
-    faults += [
-        f"secrets.{name}.file: secrets must not be shipped"
-        for name, secret in (model.get("secrets") or {}).items()
-        if secret.get("file")
-    ]
+        binds = [one for one in service.get("volumes", ()) if isinstance(one, dict) and one.get("type") == "bind"]
+        warnings += [
+            f"services.{name}.volumes: {one.get('source')} is a path of the device: not shipped" for one in binds
+        ]
+    for name, config in (model.get("configs") or {}).items():
+        if _outside(path := config.get("file", ""), folder):
+            faults += [f"configs.{name}.file: {path} is not in the archive"]
+    secrets = (model.get("secrets") or {}).items()
+    faults += [f"secrets.{name}.file: secrets must not be shipped" for name, secret in secrets if secret.get("file")]
     return faults, warnings
 
 
 def _outside(path: str, folder: Path) -> bool:
-    if "$" in path:
+    if not path or "$" in path:
         return False
     resolved = (folder / path).resolve()
     return not resolved.is_relative_to(folder.resolve()) or not resolved.exists()

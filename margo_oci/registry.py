@@ -204,7 +204,7 @@ class Registry:
         except httpx2.TimeoutException:
             raise RegistryError(f"{what}: no answer in time") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise RegistryError(f"{what}: {error or type(error).__name__}") from None
+            raise RegistryError(f"{what}: {_words(error)}") from None
 
     @asynccontextmanager
     async def _follow(
@@ -321,6 +321,16 @@ class Body:
 
     offset: int
     chunks: AsyncIterator[bytes]
+
+
+def _words(error: Exception) -> str:
+    """Return the cause in words; the commonest mistake gets its remedy."""
+    cause: BaseException = error
+    while inner := cause.__cause__ or cause.__context__:
+        cause = inner.exceptions[0] if isinstance(inner, BaseExceptionGroup) else inner
+    words = getattr(cause, "strerror", None) or str(cause) or str(error) or type(error).__name__
+    plain = any(sign in words for sign in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"))
+    return "the registry speaks plain HTTP: --plain-http (plainHttp: true) allows that" if plain else words
 
 
 def _retry_after_s(response: httpx2.Response) -> float | None:

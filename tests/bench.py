@@ -41,7 +41,8 @@ import sys, os, logging; logging.disable(logging.CRITICAL)
 from oras.provider import Registry
 host, repository, folder, ca = sys.argv[1:]
 os.chdir(folder)
-Registry(host, tls_verify=ca).push(f"{host}/{repository}", files=[f"{f}:text/yaml" for f in sorted(os.listdir("."))], quiet=True)
+Registry(host, tls_verify=ca).push(f"{host}/{repository}", quiet=True,
+                              files=[f"{name}:text/yaml" for name in sorted(os.listdir("."))])
 """
 
 
@@ -132,7 +133,9 @@ class Bench:
 
         def oras(number: int) -> None:
             folder = str(self.place / "states")
-            self.run(sys.executable, "-c", ORAS_PUSH, host, f"bench/oras-{_slug(link)}-{number}:latest", folder, self.ca)
+            self.run(
+                sys.executable, "-c", ORAS_PUSH, host, f"bench/oras-{_slug(link)}-{number}:latest", folder, self.ca
+            )
 
         self.compare(f"push of {COUNT} deployments", link, {"margo-oci": ours, "oras": oras})
 
@@ -206,7 +209,8 @@ def write_states(folder: Path, host: str, count: int) -> None:
             f"id: 00000000-0000-4000-8000-{number:012}\nmetadata: {{name: d{number:03}, namespace: bench}}\n"
             "spec:\n  applicationId: bench\n  deploymentProfile:\n    type: compose\n    components:\n"
             f"      - {{name: hello, properties: {{repository: 'oci://{host}/components/hello', revision: 1.0.0}}}}\n"
-            f"  parameters:\n{padding}\n    greeting: {{value: one, targets: [{{pointer: GREETING, components: [hello]}}]}}\n"
+            f"  parameters:\n{padding}\n    greeting:\n      value: one\n"
+            "      targets: [{pointer: GREETING, components: [hello]}]\n"
         )
 
 
@@ -302,8 +306,9 @@ def main() -> None:
 PAGE = """# Benchmarks
 
 `make bench` measures this on your machine: whole commands against one registry (CNCF distribution 2.8 over TLS) in one
-run, in turn, the median of {runs}. "40 ms" goes through a proxy that adds 40 ms to each round trip. The figures in brackets say
-how many times as long as `margo-oci` another tool takes for the same layers; look at those, not at the seconds.
+run, in turn, the median of {runs}. "40 ms" goes through a proxy that adds 40 ms to each round trip. The figures in
+brackets say how many times as long as `margo-oci` another tool takes for the same layers; look at those, not at the
+seconds.
 
 {table}
 
@@ -313,7 +318,8 @@ how many times as long as `margo-oci` another tool takes for the same layers; lo
 
 What is compared: `margo-oci pull` (it also verifies the signature and every byte, and parses every document),
 `oras` for Python (`Registry.pull`, `Registry.push`), and `skopeo copy` into an OCI layout, which keeps layers it has.
-`margo-oci push` also resolves and locks what the deployments lead to, and signs. "Nothing new" is a whole `margo-agent once`.
+`margo-oci push` also resolves and locks what the deployments lead to, and signs. "Nothing new" is a whole
+`margo-agent once`.
 """
 
 

@@ -76,11 +76,16 @@ class Engine:
         self.address = address
         with self._talking("connect"):
             self.client = docker.DockerClient(base_url=address, timeout=TIMEOUT_S)
-            self.client.ping()
+        self.ping()
 
     def close(self) -> None:
         """Let go of the connection."""
         self.client.close()
+
+    def ping(self) -> None:
+        """Raise EngineUnavailable unless the engine answers."""
+        with self._talking("connect"):
+            self.client.ping()
 
     def containers(self, deployment: str | None = None) -> Sequence[Container]:
         """Return our containers, running or not, of one deployment or of all."""

@@ -99,13 +99,14 @@ class Gatherer:
 
     def _read(self, verified: Verified, record: Record) -> Desired:
         """Read the layers, but not those whose revision is installed here, or failed here, already."""
-        known = {one.revision: name for name, one in [*record.installed.items(), *record.failed.items()]}
+        known = {one.revision: name for name, one in record.installed.items()}
+        known |= {one.revision: name for name, one in record.failed.items()}
         revisions: dict[str, str] = {}
         placed: dict[str, Placed] = {}
         for layer in verified.state.layers:
             revision = revision_of(layer)
             new = {} if revision in known else self._deployments(layer)
-            found = {known[revision]: revision} if revision in known else {name: one.revision for name, one in new.items()}
+            found = {name: one.revision for name, one in new.items()} or {known[revision]: revision}
             if twice := sorted(set(found) & set(revisions)):
                 raise FormatError(f"deployment {twice[0]} stands in two layers")
             revisions |= found

@@ -50,6 +50,7 @@ class Runtime:
                 if part.wait:
                     self._wait(generation, part, deadline_s)
             except ApplyError as error:
+                self.engine.ping()  # an engine that went away is not the workload's fault
                 raise type(error)(f"component {part.name}: {error}") from None
         self._remove_projects(generation.deployment, keep={part.project for part in generation.parts})
 

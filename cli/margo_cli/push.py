@@ -23,6 +23,7 @@ from margo_oci.compose import faults_of_template
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON
 from margo_oci.desired_state import DEPLOYMENT, Layer, build_layer, check_counter, check_scope
 from margo_oci.errors import FormatError, NotFound
+from margo_oci.keys import Signer
 from margo_oci.lock import Locker
 from margo_oci.package import build_component
 from margo_oci.publish import Publisher, Release, attach_signature, current_state, plan_release
@@ -82,7 +83,8 @@ def push(
     if counter is not None:
         check_counter(counter)
     documents = read_deployments(folder, allow_empty=allow_empty)
-    signer = load_signer(key_file) if key_file else None
+    # A dry run needs no key, and asks for no password.
+    signer = load_signer(key_file) if key_file and not dry_run else None
     release, names = asyncio.run(_push(session, documents, reference, signer, scope, counter, _created(created)))
     session.show(_release_json(release, names, dry_run), list(_release_lines(release, names, dry_run)))
 
@@ -91,7 +93,7 @@ async def _push(
     session: Session,
     documents: Sequence[Document],
     reference: Reference,
-    signer: Any,
+    signer: Signer | None,
     scope: str,
     counter: int | None,
     created: str,

@@ -1,0 +1,248 @@
+"""From publishing to a running workload and back, with the real commands on real parts."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.integration.site import IDS, Site, page, web
+from tests.parts import images
+from tests.parts.engine import Engine
+from tests.parts.images import Images
+from tests.parts.registry import LocalRegistry
+
+HELLO, PUMP = 18101, 18102
+
+
+@pytest.fixture(scope="session")
+def web_image(engine: Engine, tls_registry: LocalRegistry) -> str:
+    """An image that serves GREETING."""
+    Images(engine.docker_host, tls_registry.host).push("images/web", "1.0", images.web())
+    return f"{tls_registry.host}/images/web:1.0"
+
+
+@pytest.fixture
+def site(tmp_path: Path, tls_registry: LocalRegistry, engine: Engine, web_image: str) -> Iterator[Site]:
+    """A site with two deployments, published and not yet applied."""
+    site = Site(tmp_path, tls_registry, engine)
+    site.component("hello", "1.0.0", web(web_image, HELLO))
+    site.component("pump", "1.0.0", web(web_image, PUMP))
+    site.deployment("hello", GREETING="hello")
+    site.deployment("pump", GREETING="pump")
+    site.push()
+    yield site
+    site.take_down()
+
+
+def test_a_pushed_state_runs_on_the_device(site: Site) -> None:
+    report = site.agent("once")
+    assert report["outcome"] == "applied"
+    assert [(one["name"], one["action"], one["state"]) for one in report["deployments"]] == [
+        ("hello", "install", "installed"),
+        ("pump", "install", "installed"),
+    ]
+    assert (page(HELLO), page(PUMP)) == ("hello", "pump")
+
+
+def test_the_unchanged_pass_is_one_request_without_a_body(site: Site) -> None:
+    site.agent("once")
+    site.registry.forget()
+    report = site.agent("once")
+    requests = site.registry.requests()
+    assert (report["outcome"], report["requests"], report["bytesIn"]) == ("unchanged", 1, 0)
+    assert [(one.method, one.status, one.bytes) for one in requests] == [("GET", 304, 0)]
+
+
+def test_one_changed_parameter_moves_one_layer_and_replaces_one_container(site: Site) -> None:
+    site.agent("once")
+    before = site.containers()
+    site.deployment("hello", GREETING="good evening")
+    pushed = site.push()
+    report = site.agent("once")
+    after = site.containers()
+    assert report["layers"] == {"fetched": 1, "reused": 1}
+    assert report["requests"] <= 6
+    layer = next(one["size"] for one in pushed["layers"] if one["status"] == "uploaded")
+    assert report["bytesIn"] <= layer + 8000
+    assert after["pump"] == before["pump"]
+    assert after["hello"] != before["hello"]
+    assert page(HELLO) == "good evening"
+
+
+def test_plan_says_what_restarts_and_touches_nothing(site: Site) -> None:
+    site.agent("once")
+    before = site.containers()
+    site.deployment("hello", GREETING="changed")
+    site.remove("pump")
+    site.push()
+    report = site.agent("plan")
+    assert report["planned"] is True
+    assert {one["name"]: (one["action"], one["restarts"]) for one in report["deployments"]} == {
+        "pump": ("remove", ["pump/web"]),
+        "hello": ("update", ["hello/web"]),
+    }
+    assert site.containers() == before
+    assert site.agent("once")["outcome"] == "applied"
+
+
+def test_a_deployment_that_is_not_in_the_state_any_more_is_removed(site: Site) -> None:
+    site.agent("once")
+    site.remove("pump")
+    site.push()
+    report = site.agent("once")
+    first = report["deployments"][0]
+    assert (first["name"], first["action"], first["state"]) == ("pump", "remove", "removed")
+    assert set(site.containers()) == {"hello"}
+
+
+def test_a_state_that_vanishes_from_the_registry_removes_nothing(site: Site) -> None:
+    site.agent("once")
+    before = site.containers()
+    site.configure(source=site.ref("not/there:latest"))
+    report = site.agent("once", expect=3)
+    assert report["outcome"] == "unreachable"
+    assert "does not have it" in report["message"]
+    assert site.containers() == before
+
+
+def test_a_version_that_does_not_come_up_is_rolled_back_and_not_tried_again(site: Site, web_image: str) -> None:
+    site.agent("once")
+    broken = '    entrypoint: ["/bin/busybox", "sh", "-c", "echo no pressure; exit 3"]\n'
+    site.component("hello", "1.1.0", web(web_image, HELLO, broken))
+    site.deployment("hello", "1.1.0", GREETING="new")
+    site.push()
+    report = site.agent("once", expect=5)
+    assert report["outcome"] == "failed"
+    assert "exited with 3: no pressure; the last good version is back" in report["message"]
+    assert page(HELLO) == "hello"
+    again = site.agent("once", expect=5)
+    assert (again["requests"], again["bytesIn"]) == (1, 0)
+    assert "not tried again until something changes" in again["message"]
+
+
+def test_a_failing_deployment_does_not_hold_up_another(site: Site, web_image: str) -> None:
+    site.agent("once")
+    unhealthy = '    healthcheck: {test: ["CMD", "/bin/busybox", "false"], interval: 1s, retries: 1}\n'
+    site.component("hello", "1.2.0", web(web_image, HELLO, unhealthy))
+    site.deployment("hello", "1.2.0", GREETING="new")
+    site.deployment("pump", GREETING="faster")
+    site.push()
+    report = site.agent("once", expect=5)
+    assert {one["name"]: one["state"] for one in report["deployments"]} == {"hello": "failed", "pump": "installed"}
+    assert (page(HELLO), page(PUMP)) == ("hello", "faster")
+
+
+def test_a_fresh_deployment_that_fails_is_taken_down_again(site: Site, web_image: str) -> None:
+    site.component("job", "1.0.0", web(web_image, 18103, '    entrypoint: ["/bin/busybox", "false"]\n'))
+    site.deployment("job")
+    site.push()
+    report = site.agent("once", expect=5)
+    assert "taken down again" in report["message"]
+    assert set(site.containers()) == {"hello", "pump"}
+
+
+def test_a_job_that_ends_with_0_is_installed(site: Site, web_image: str) -> None:
+    site.component("job", "1.0.0", web(web_image, 18103, '    entrypoint: ["/bin/busybox", "true"]\n'))
+    site.deployment("job")
+    site.push()
+    report = site.agent("once")
+    assert {one["name"]: one["state"] for one in report["deployments"]}["job"] == "installed"
+
+
+def test_the_timeout_of_a_component_is_kept(site: Site, web_image: str) -> None:
+    slow = '    healthcheck: {test: ["CMD", "/bin/busybox", "false"], interval: 1s, retries: 100}\n'
+    site.component("job", "1.0.0", web(web_image, 18103, slow))
+    site.deployment("job", timeout="0m3s")
+    site.push()
+    report = site.agent("once", expect=5)
+    assert "not up after 3 s: web is starting" in report["message"]
+
+
+def test_containers_run_what_the_lock_says_whatever_tags_say_later(site: Site, engine: Engine) -> None:
+    inspected = site.oci("inspect", site.state, "-o", "json", *site.flags).json
+    locked = inspected["deployments"][0]["lock"]["images"]
+    Images(engine.docker_host, site.registry.host).push("images/web", "1.0", images.web(version="moved"))
+    site.agent("once")
+    client = docker.DockerClient(base_url=engine.docker_host)
+    try:
+        container = client.containers.list(filters={"label": f"org.margo.deployment={IDS['hello']}"})[0]
+        assert container.attrs["Config"]["Image"] == f"{site.registry.host}/images/web@{next(iter(locked.values()))}"
+        assert container.labels["org.margo.component"] == "hello"
+    finally:
+        client.close()
+
+
+def test_an_operator_goes_back_with_a_higher_counter_and_no_layer_moves(site: Site) -> None:
+    site.agent("once")
+    site.deployment("hello", GREETING="second")
+    site.push()
+    site.agent("once")
+    back = site.oci("rollback", site.state, "--to", "1", "--key", "fleet.key", "-o", "json", *site.flags).json
+    assert back["counter"] == 3
+    report = site.agent("once")
+    assert (report["outcome"], report["layers"]["fetched"]) == ("applied", 0)
+    assert page(HELLO) == "hello"
+
+
+def test_a_pass_that_is_killed_is_finished_by_the_next(site: Site) -> None:
+    command = ["margo_agent", "once", "--config", "agent.yaml"]
+    with subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=site.folder, env=site.environment, stdout=subprocess.DEVNULL
+    ) as agent:
+        while not site.containers():
+            time.sleep(0.05)
+        agent.kill()
+    report = site.agent("once")
+    assert report["outcome"] == "applied"
+    assert {one["state"] for one in report["deployments"]} == {"installed"}
+    assert (page(HELLO), page(PUMP)) == ("hello", "pump")
+
+
+def test_the_loop_applies_what_is_new_and_stops_on_sigterm(site: Site) -> None:
+    site.configure(interval="1h")
+    with site.running_agent() as agent:
+        assert agent.stdout
+        first = json.loads(agent.stdout.readline())
+        assert first["outcome"] == "applied"
+        site.deployment("hello", GREETING="by signal")
+        site.push()
+        agent.send_signal(signal.SIGHUP)
+        second = json.loads(agent.stdout.readline())
+        assert (second["outcome"], second["counter"]) == ("applied", 2)
+        assert page(HELLO) == "by signal"
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(10) == 0
+
+
+def test_a_second_loop_on_one_state_directory_is_refused(site: Site) -> None:
+    site.configure(interval="1h")
+    with site.running_agent() as agent:
+        assert agent.stdout
+        agent.stdout.readline()
+        done = site.run("margo_agent", "run", "--config", "agent.yaml")
+        assert done.code == 2
+        assert "another margo-agent is at work here" in done.err
+
+
+def test_status_tells_what_runs(site: Site) -> None:
+    site.agent("once")
+    status = site.agent("status")
+    assert (status["counter"], status["settled"], status["engine"]) == (1, True, "ok")
+    assert [(one["name"], one["state"], one["containers"][0]["status"]) for one in status["deployments"]] == [
+        ("hello", "installed", "running"),
+        ("pump", "installed", "running"),
+    ]
+
+
+def test_a_state_without_an_engine_is_tried_again_and_not_remembered_as_failed(site: Site) -> None:
+    site.configure(engine="unix:///run/no-such-engine.sock")
+    report = site.agent("once", expect=5)
+    assert "no-such-engine.sock" in report["message"]
+    site.configure()
+    assert site.agent("once")["outcome"] == "applied"
