@@ -14,7 +14,7 @@ from margo_oci.errors import FormatError, TrustError
 
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024  # what registries commonly accept (distribution-spec: 4 MiB)
 SIGNATURE_LIMIT_BYTES = 64 * 1024
-BLOB_LIMIT_BYTES = 1024**3
+BLOB_LIMIT_BYTES = 64 * 1024 * 1024  # layers and archives are documents and settings; they are read whole
 JSON_DEPTH_LIMIT = 32
 MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

@@ -120,8 +120,6 @@ class Publisher:
         await self._sign(reference, manifest)
         found = await current_state(self.registry, reference)
         if _digest(found) != _digest(current):
-            if found and found.counter == state.counter:  # theirs won: the counter's tag is theirs, too
-                await asyncio.to_thread(self.uploader.manifest, mine, found.manifest.data)
             raise ConflictError(f"{reference}: somebody else published {_digest(found)} meanwhile: {_ADVICE}")
         await asyncio.to_thread(self.uploader.manifest, reference, manifest.data)
         claimed = await self.registry.digest(mine)
@@ -243,10 +241,11 @@ async def history(
     """Return the newest `limit` releases of a tag, newest first; with `keys` only what one of them signed."""
     current = await current_state(registry, reference)
     prefix = claim_prefix(reference)
-    counters = sorted(
-        (int(tag.removeprefix(prefix)) for tag in await registry.tags(reference) if _is_claim(tag, prefix)),
-        reverse=True,
-    )
+    try:
+        tags = await registry.tags(reference)
+    except NotFound:
+        return ()
+    counters = sorted((int(tag.removeprefix(prefix)) for tag in tags if _is_claim(tag, prefix)), reverse=True)
     gate = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
     async def one(counter: int) -> Published | None:

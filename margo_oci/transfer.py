@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from margo_oci.content import SIGNATURE_LIMIT_BYTES, Descriptor
+from margo_oci.content import BLOB_LIMIT_BYTES, SIGNATURE_LIMIT_BYTES, Descriptor
 from margo_oci.errors import FormatError, NotFound, RegistryError, TrustError
 from margo_oci.manifest import Manifest, kind_of, parse_index
 from margo_oci.reference import Reference
@@ -189,6 +189,10 @@ async def pull_blob(
 
     Raises RegistryError after BLOB_ATTEMPTS, TrustError `digest-mismatch` for content that is wrong from its start.
     """
+    if descriptor.size > BLOB_LIMIT_BYTES:
+        raise TrustError(
+            "too-large", f"{descriptor.digest}: {descriptor.size} bytes, at most {BLOB_LIMIT_BYTES} are read"
+        )
     for attempts_left in reversed(range(BLOB_ATTEMPTS)):
         resumed = store.has_part(descriptor)
         try:

@@ -118,12 +118,6 @@ class Engine:
             log = self.client.api.logs(container.id, tail=LOG_LINES)
         return " / ".join(log.decode(errors="replace").strip().splitlines())[-300:]
 
-    def remove_network(self, project: str) -> None:
-        """Remove what networks a project left."""
-        with self._talking("remove networks"):
-            for network in self.client.networks.list(filters={"label": f"{_PROJECT_LABEL}={project}"}):
-                network.remove()
-
     @contextmanager
     def _talking(self, doing: str) -> Iterator[None]:
         try:

@@ -106,7 +106,8 @@ class Gatherer:
         for layer in verified.state.layers:
             revision = revision_of(layer)
             new = {} if revision in known else self._deployments(layer)
-            found = {name: one.revision for name, one in new.items()} or {known[revision]: revision}
+            found = {known[revision]: revision} if revision in known else {}
+            found |= {name: one.revision for name, one in new.items()}
             if twice := sorted(set(found) & set(revisions)):
                 raise FormatError(f"deployment {twice[0]} stands in two layers")
             revisions |= found

@@ -9,13 +9,13 @@ Going back means applying another folder, so the way back is exact.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from margo_oci.compose import Compose
-from margo_oci.content import canonical_json
+from margo_oci.content import canonical_json, digest_of
 from margo_oci.deployment import Component, Deployment
 from margo_oci.desired_state import Lock, Placed
 from margo_oci.errors import ApplyError, FormatError
@@ -24,6 +24,7 @@ from margo_oci.store import extract, sync_folder, write_whole
 
 DEPLOYMENT_LABEL = "org.margo.deployment"
 COMPONENT_LABEL = "org.margo.component"
+CONTENT_LABEL = "org.margo.content"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,8 @@ class Generations:
             beside.mkdir(parents=True)
             self._write(placed, locked, beside)
             beside.rename(folder)
-            sync_folder(folder.parent)
+            for parent in (folder.parent, folder.parent.parent):
+                sync_folder(parent)
         return self.open(placed.deployment.id, placed.revision)
 
     def open(self, deployment: str, revision: str) -> Generation:
@@ -131,6 +133,7 @@ class Generations:
             )
             model = self.model(digest, project=project, variables=variables)
             model = pinned(model, locked, deployment=deployment.id, component=component.name)
+            model = with_contents(model, variables, read=lambda path: Path(path).read_bytes())
         except FormatError as error:
             raise ApplyError(f"component {component.name}: {error}") from None
         file = folder / f"{component.name}.json"
@@ -180,6 +183,41 @@ def _service(service: Mapping[str, Any], name: str, locked: Lock, deployment: st
         COMPONENT_LABEL: component,
     }
     return {**kept, "image": f"{without_tag(image)}@{locked.images[image]}", "labels": labels}
+
+
+def with_contents(
+    model: Mapping[str, Any], variables: Mapping[str, str], *, read: Callable[[str], bytes]
+) -> dict[str, Any]:
+    """Return the model with a label on each service that changes with the content of its configs and secrets.
+
+    Compose looks at their names only: without this a changed file would leave its users as they are (format 5.7).
+    """
+    contents = {
+        (kind, name): _content(one, variables, read)
+        for kind in ("configs", "secrets")
+        for name, one in (model.get(kind) or {}).items()
+    }
+    services = {name: _with_digest(service, contents) for name, service in model["services"].items()}
+    return {**model, "services": services}
+
+
+def _with_digest(service: Mapping[str, Any], contents: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    used = {
+        f"{kind}/{one['source']}": contents.get((kind, one["source"]), "")
+        for kind in ("configs", "secrets")
+        for one in service.get(kind) or ()
+    }
+    labels = service["labels"] | ({CONTENT_LABEL: digest_of(canonical_json(used))} if used else {})
+    return {**service, "labels": labels}
+
+
+def _content(one: Mapping[str, Any], variables: Mapping[str, str], read: Callable[[str], bytes]) -> str:
+    if "file" in one:
+        try:
+            return digest_of(read(one["file"]))
+        except OSError as error:
+            raise FormatError(f"{one['file']}: {error.strerror}") from None
+    return digest_of(str(one.get("content", variables.get(str(one.get("environment")), ""))).encode())
 
 
 def without_tag(image: str) -> str:

@@ -307,7 +307,8 @@ def _show(report: Report, output: str) -> None:
 def _lines(report: Report) -> Iterator[str]:
     word = {"applied": "would change", "unchanged": "nothing to do"}.get(report.outcome, report.outcome)
     head = word if report.planned else report.outcome
-    state = f"  counter {report.counter}  {report.digest}" if report.digest else ""
+    state = f"  counter {report.counter}" if report.counter else ""
+    state += f"  {report.digest}" if report.digest else ""
     yield f"{head}{state}"
     for one in report.deployments:
         detail = f"  restarts {', '.join(one.restarts) or 'nothing'}" if one.restarts is not None else ""

@@ -28,15 +28,16 @@ class Reconciler:
 
     def once(self, report: Report, *, offered: Manifest | None = None) -> Report:
         """Resolve, verify, fetch and apply."""
-        return self._ending(report, lambda: self._once(report, offered))
+        record = self.record_file.load()
+        return self._ending(report, lambda: self._once(record, report, offered))
 
     def plan(self, report: Report) -> Report:
         """Resolve, verify, fetch, and say what applying would do."""
         report.planned = True
-        return self._ending(report, lambda: self._plan(report))
-
-    def _once(self, report: Report, offered: Manifest | None) -> None:
         record = self.record_file.load()
+        return self._ending(report, lambda: self._plan(record, report))
+
+    def _once(self, record: Record, report: Report, offered: Manifest | None) -> None:
         desired = self.gatherer.gather(record, report, accept=True, offered=offered)
         if desired is None:
             _repeat(record, report)
@@ -46,8 +47,7 @@ class Reconciler:
         report.outcome = "unchanged" if same else "applied"
         _fail_if_any_failed(report, "")
 
-    def _plan(self, report: Report) -> None:
-        record = self.record_file.load()
+    def _plan(self, record: Record, report: Report) -> None:
         desired: Desired | None = self.gatherer.gather(record, report, accept=False, offered=None)
         if desired is None:
             _repeat(record, report)

@@ -1,4 +1,4 @@
-"""What one pass did, as values and as the JSON that `-o json` prints (docs/reference/agent-json.md)."""
+"""What one pass did, as values and as the JSON that `-o json` prints (docs/reference/json.md)."""
 
 import time
 from collections.abc import Callable, Iterator

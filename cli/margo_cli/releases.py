@@ -12,6 +12,7 @@ from margo_cli.session import (
     load_public_keys,
     load_signer,
     reference_argument,
+    say,
     with_session,
 )
 from margo_oci.errors import FormatError
@@ -63,6 +64,8 @@ def history(session: Session, reference: Reference, key_files: Sequence[Path], l
         for row in rows
     ]
     session.show({"reference": str(reference), "releases": rows}, lines or ["nothing was published here"])
+    if rows and not key_files:
+        say("nothing of this was verified: --key shows only what was signed with it")
 
 
 @click.command()
