@@ -66,9 +66,8 @@ class Story:
         )
         print(f"   → {result['outcome']}{why}\n     {moved}")
         for one in result["deployments"]:
-            print(
-                f"     {one['action']:<8}{one['name']}: {one['state']}{' — ' + one['error'] if one.get('error') else ''}"
-            )
+            error = f" — {one['error']}" if one.get("error") else ""
+            print(f"     {one['action']:<8}{one['name']}: {one['state']}{error}")
         return result
 
     def run(self, program: str, *arguments: str, expect: int = 0, quiet: bool = False) -> str:

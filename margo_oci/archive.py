@@ -66,10 +66,12 @@ def unpack(data: bytes, *, what: str, limit_bytes: int = UNPACKED_LIMIT_BYTES) -
     Raises FormatError starting with `what`.
     """
     try:
-        with tarfile.open(fileobj=io.BytesIO(_gunzip(data, limit_bytes, what))) as tar:
+        with tarfile.open(fileobj=io.BytesIO(_gunzip(data, limit_bytes, what)), mode="r:") as tar:
             entries = _followed([_entry(tar, member, what) for member in _members(tar, what)], what)
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError, LookupError) as error:
         raise FormatError(f"{what}: not a usable tar: {error}") from None
+    if sum(len(entry.data) for entry in entries) > limit_bytes:  # links are read as copies
+        raise FormatError(f"{what}: unpacks to more than {limit_bytes} bytes: a decompression bomb?")
     _no_collisions(entries, what)
     return entries
 
@@ -151,6 +153,10 @@ def _no_collisions(entries: list[Entry], what: str) -> None:
             raise FormatError(f"{what}: {entry.path}: this path stands twice")
         seen[folded] = entry
     files = {folded for folded, entry in seen.items() if not entry.folder}
+    folders: set[str] = set()
     for folded, entry in seen.items():
-        if any(str(parent) in files for parent in PurePosixPath(folded).parents):
-            raise FormatError(f"{what}: {entry.path}: lies below a file")
+        parent = folded
+        while (parent := parent.rpartition("/")[0]) and parent not in folders:
+            if parent in files:
+                raise FormatError(f"{what}: {entry.path}: lies below a file")
+            folders.add(parent)

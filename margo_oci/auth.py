@@ -48,7 +48,10 @@ class Challenge:
         Credentials of a TLS registry are not sent to a token service without TLS.
         """
         realm = self.parameters.get("realm", "")
-        parts = urlsplit(realm)
+        try:
+            parts = urlsplit(realm)
+        except ValueError:
+            parts = urlsplit("")
         if parts.scheme not in (("https",) if secure else ("https", "http")) or not parts.hostname or parts.username:
             raise RegistryError(f"the registry names a token service that is not used: {realm!r:.200}")
         query = {key: self.parameters[key] for key in ("service", "scope") if self.parameters.get(key)}

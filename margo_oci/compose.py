@@ -73,7 +73,10 @@ class Compose:
             )
         except ApplyError as error:
             raise FormatError(f"{COMPOSE_FILE}: {error}".replace(f"{folder}/", "")) from None
-        model = json.loads(text[:MODEL_LIMIT_BYTES])
+        try:
+            model = json.loads(text[:MODEL_LIMIT_BYTES])
+        except ValueError as error:
+            raise FormatError(f"{COMPOSE_FILE}: Compose answered nonsense: {error}") from None
         if not isinstance(model, dict) or not isinstance(model.get("services"), dict) or not model["services"]:
             raise FormatError(f"{COMPOSE_FILE}: at least one service is expected")
         return model
@@ -109,7 +112,7 @@ class Compose:
             )
         except subprocess.TimeoutExpired:
             raise ApplyError(f"compose {arguments[0]}: not done after {timeout_s:.0f} s") from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ApplyError(f"compose {arguments[0]}: {error}") from None
         if done.returncode:
             raise ApplyError(f"compose {arguments[0]}: {_last_words(done.stderr)}")

@@ -5,6 +5,7 @@ OCI image-spec v1.1 descriptor.md; the limits are ours (docs/format.md, section 
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,7 +48,9 @@ def parse_json(data: bytes, *, what: str, limit_bytes: int = MANIFEST_LIMIT_BYTE
     if len(data) > limit_bytes:
         raise FormatError(f"{what}: {len(data)} bytes, at most {limit_bytes} are read")
     try:
-        value = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        if b"\\ud" in data.lower():  # half a surrogate pair is no text: it could not be written out again
+            canonical_json(value)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{what}: not usable JSON: {error}") from None
     if not isinstance(value, dict):
@@ -58,12 +61,19 @@ def parse_json(data: bytes, *, what: str, limit_bytes: int = MANIFEST_LIMIT_BYTE
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {twice!r} stands twice")
+    unique: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in unique:
+            raise ValueError(f"key {key!r:.80} stands twice")
+        unique[key] = value
     return unique
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text:.80} is no number that JSON readers agree on")
+    return number
 
 
 def _no_constant(name: str) -> None:

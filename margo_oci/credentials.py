@@ -54,7 +54,8 @@ class AuthFiles:
                 "Username": credentials.username,
                 "Secret": credentials.password,
             }
-            _run_helper(helper, "store", json.dumps(secret), path)
+            if _run_helper(helper, "store", json.dumps(secret), path) is None:
+                raise FormatError(f"{path}: docker-credential-{helper} could not keep the login")
             return path
         content.setdefault("auths", {})[_key(host)] = {"auth": credentials.basic.removeprefix("Basic ")}
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -82,12 +83,12 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             content = json.loads(stream.read(AUTH_FILE_LIMIT_BYTES) or b"{}")
     except FileNotFoundError:
-        return {}
+        return {"auths": {}}
     except (OSError, ValueError) as error:
         raise FormatError(f"{path}: not a usable auth file: {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("auths", {}), dict):
+    if not isinstance(content, dict) or not isinstance(content.get("auths"), dict | None):
         raise FormatError(f"{path}: not a usable auth file: an object with auths is expected")
-    return content
+    return {**content, "auths": content.get("auths") or {}}
 
 
 def _from_auths(content: Mapping[str, Any], host: str, path: Path) -> Credentials | None:

@@ -234,10 +234,11 @@ class _Reader:
     def components(self) -> Sequence[Component]:
         path: Path = ("spec", "deploymentProfile", "components")
         components = [self.component((*path, i)) for i, _ in enumerate(self.items(path, list, required=True))]
-        names = [component.name for component in components]
-        for i, name in enumerate(names):
-            if name and name in names[:i]:
-                self.fault((*path, i, "name"), f"{name!r} stands twice")
+        seen: set[str] = set()
+        for i, component in enumerate(components):
+            if component.name and component.name in seen:
+                self.fault((*path, i, "name"), f"{component.name!r} stands twice")
+            seen.add(component.name)
         return tuple(components)
 
     def component(self, path: Path) -> Component:
@@ -286,6 +287,8 @@ class _Reader:
             isinstance(value, list) and any(isinstance(item, dict | list) for item in value)
         ):
             self.fault((*path, "value"), "text, a number, true, false or a list of these is expected")
+        elif "\0" in text_of(value):
+            self.fault((*path, "value"), "a NUL character fits into no environment variable")
         at = (*path, "targets")
         targets = [
             self.target((*at, i), profile, components) for i, _ in enumerate(self.items(at, list, required=True))

@@ -38,7 +38,7 @@ class Lock:
     @classmethod
     def from_json(cls, text: str, *, at: str) -> "Lock":
         """Parse the annotation. Raises FormatError starting with `at`."""
-        raw = parse_json(text.encode(), what=at, limit_bytes=LOCK_LIMIT_BYTES)
+        raw = parse_json(text.encode(errors="surrogatepass"), what=at, limit_bytes=LOCK_LIMIT_BYTES)
         return cls(
             _digests(raw.get("components", {}), f"{at}.components"),
             _digests(raw.get("images", {}), f"{at}.images"),

@@ -49,14 +49,14 @@ def parse_reference(text: str, *, default_tag: str = "latest") -> Reference:
 
     Raises FormatError that says which part is wrong.
     """
-    rest, _, digest = text.removeprefix(SCHEME).partition("@")
+    rest, at, digest = text.removeprefix(SCHEME).partition("@")
     host, slash, path = rest.partition("/")
     if not slash or not HOST.fullmatch(host) or not (":" in host or "." in host or host == "localhost"):
         raise FormatError(f"reference {text!r}: it starts with a registry, as in localhost:5000/fleet/edge-17:latest")
     repository, _, tag = path.partition(":")
     if not REPOSITORY.fullmatch(repository) or len(repository) > 255:
         raise FormatError(f"reference {text!r}: {repository!r} is no repository name (lower case, a-z 0-9 . _ - /)")
-    if digest and not is_digest(digest):
+    if at and not is_digest(digest):
         raise FormatError(f"reference {text!r}: {digest!r} is no digest (sha256:<64 hex>)")
     if (":" in path and not tag) or (tag and not TAG.fullmatch(tag)):
         raise FormatError(f"reference {text!r}: {tag!r} is no tag")

@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 import httpx2
 
 from margo_oci.auth import TOKEN_LIMIT_BYTES, Challenge, Credentials, token_of
-from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor, check, digest_of, parse_json
+from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor, check, digest_of, is_digest, parse_json
 from margo_oci.errors import FormatError, NotFound, RegistryError, TrustError
 from margo_oci.manifest import (
     DOCKER_LIST,
@@ -129,7 +129,7 @@ class Registry:
         headers = {"Accept": _MANIFESTS}
         async with self._get(reference, f"manifests/{reference.target}", headers, method="HEAD") as response:
             named: str = response.headers.get("Docker-Content-Digest", "")
-        if named.startswith("sha256:") and len(named) == 71:
+        if is_digest(named):
             return named
         received = await self.manifest(reference)
         assert received is not None  # noqa: S101  (only a known digest makes it None)
@@ -195,9 +195,11 @@ class Registry:
     ) -> AsyncIterator[httpx2.Response]:
         scheme = "http" if self.access(reference.host).plain_http else "https"
         base = f"{scheme}://{reference.host}/v2/" + (f"{reference.repository}/" if reference.repository else "")
-        url = httpx2.URL(urljoin(base, path))
-        what = f"{method} {url}"
+        what = f"{method} {urljoin(base, path)}"
         try:
+            url = httpx2.URL(urljoin(base, path))
+            if url.scheme != "https" and url.scheme != scheme:
+                raise RegistryError(f"{what}: the registry names a next page without TLS, which is not asked for")
             async with self._follow(method, url, headers, home=reference) as response:
                 await self._raise_for(response, reference, what)
                 yield response
@@ -212,7 +214,7 @@ class Registry:
     ) -> AsyncIterator[httpx2.Response]:
         """Send, and follow redirects; credentials stay with the host they were given for."""
         for _ in range(REDIRECT_LIMIT):
-            at_home = url.netloc.decode() == home.host
+            at_home = url.netloc == httpx2.URL(f"{url.scheme}://{home.host}").netloc
             response = await self._send(method, url, headers, home if at_home else None)
             try:
                 if not response.has_redirect_location:
@@ -230,7 +232,8 @@ class Registry:
         place = (home.host, home.repository) if home else ("", "")
         if place in self._tokens:
             headers = headers | {"Authorization": self._tokens[place]}
-        response = await self._exchange(method, url, headers)
+        host = home.host if home else url.netloc.decode()
+        response = await self._exchange(method, url, headers, host)
         if response.status_code != httpx2.codes.UNAUTHORIZED or not home:
             return response
         await response.aclose()
@@ -239,7 +242,7 @@ class Registry:
         if authorization is None:
             return response
         self._tokens[place] = authorization
-        return await self._exchange(method, url, headers | {"Authorization": authorization})
+        return await self._exchange(method, url, headers | {"Authorization": authorization}, host)
 
     async def _authorization(self, challenge: Challenge, access: Access) -> str | None:
         credentials = access.credentials
@@ -248,16 +251,19 @@ class Registry:
         if challenge.scheme != "bearer":
             return None
         url = httpx2.URL(challenge.token_url(secure=not access.plain_http))
-        answer = await self._exchange("GET", url, {"Authorization": credentials.basic} if credentials else {})
+        headers = {"Authorization": credentials.basic} if credentials else {}
+        answer = await self._exchange("GET", url, headers, url.netloc.decode())
         try:
-            if answer.status_code != httpx2.codes.OK:
+            if answer.status_code in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
                 return None
+            if answer.status_code != httpx2.codes.OK:
+                raise _unexpected(answer, f"GET {url.copy_with(query=None)}")
             return f"Bearer {token_of(await self._read(answer, TOKEN_LIMIT_BYTES))}"
         finally:
             await answer.aclose()
 
-    async def _exchange(self, method: str, url: httpx2.URL, headers: dict[str, str]) -> httpx2.Response:
-        client = self._client(url.netloc.decode())
+    async def _exchange(self, method: str, url: httpx2.URL, headers: dict[str, str], host: str) -> httpx2.Response:
+        client = self._client(host)
         self.traffic.requests += 1
         return await client.send(client.build_request(method, url, headers=headers), stream=True)
 
@@ -303,7 +309,8 @@ class Registry:
 
     async def _raise_for(self, response: httpx2.Response, reference: Reference, what: str) -> None:
         status = response.status_code
-        if status < 300 or status == httpx2.codes.NOT_MODIFIED:
+        asked_for = status == httpx2.codes.NOT_MODIFIED and "If-None-Match" in response.request.headers
+        if status < 300 or asked_for:
             return
         if status == httpx2.codes.NOT_FOUND:
             raise NotFound(f"{what}: the registry does not have it")
@@ -312,7 +319,7 @@ class Registry:
                 "these credentials are not accepted" if self.access(reference.host).credentials else "no credentials"
             )
             raise RegistryError(f"{what}: {status}: {known}: log in with `margo-oci login {reference.host}`")
-        raise RegistryError(f"{what}: the registry answered {status}", retry_after_s=_retry_after_s(response))
+        raise _unexpected(response, what)
 
 
 @dataclass(frozen=True)
@@ -321,6 +328,12 @@ class Body:
 
     offset: int
     chunks: AsyncIterator[bytes]
+
+
+def _unexpected(response: httpx2.Response, what: str) -> RegistryError:
+    return RegistryError(
+        f"{what}: the registry answered {response.status_code}", retry_after_s=_retry_after_s(response)
+    )
 
 
 def _words(error: Exception) -> str:

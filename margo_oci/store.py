@@ -156,4 +156,5 @@ def extract(entries: Sequence[Entry], folder: Path) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        path.chmod(0o755)
         sync_folder(path)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from margo_oci.content import BLOB_LIMIT_BYTES, SIGNATURE_LIMIT_BYTES, Descriptor
+from margo_oci.content import BLOB_LIMIT_BYTES, SIGNATURE_LIMIT_BYTES, Descriptor, digest_of
 from margo_oci.errors import FormatError, NotFound, RegistryError, TrustError
 from margo_oci.manifest import Manifest, kind_of, parse_index
 from margo_oci.reference import Reference
@@ -34,8 +34,13 @@ async def resolve(registry: Registry, reference: Reference, *, known: str = "") 
     received = await registry.manifest(reference, known=known)
     if received is None or received.digest == known:
         return None
+    return parse_manifest(received.data)
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Return the manifest in `data`. Raises TrustError `malformed`."""
     try:
-        return Manifest.from_bytes(received.data, what=f"manifest {received.digest[:19]}")
+        return Manifest.from_bytes(data, what=f"manifest {digest_of(data)[:19]}")
     except FormatError as error:
         raise TrustError("malformed", str(error)) from None
 

@@ -3,6 +3,7 @@
 Plain scalars mean what YAML 1.2's core schema says: `yes` is text, `1.20` is a number, dates are text.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -108,5 +109,6 @@ def _scalar(event: yaml.ScalarEvent) -> Any:
     if len(text) <= 40 and _INT.fullmatch(text):  # Python's int() is quadratic in the length
         return int(text, 10 if text.lstrip("+-").isdigit() else 0)
     if len(text) <= 40 and _FLOAT.fullmatch(text):
-        return float(text)
+        number = float(text)
+        return number if math.isfinite(number) else text
     return text

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from margo_agent.engine import EngineUnavailable
+from margo_agent.engine import EngineUnavailable, PullFailed
 from margo_agent.gather import Desired
 from margo_agent.generation import Generation, Generations
 from margo_agent.plan import Step, plan
@@ -15,8 +15,8 @@ from margo_oci.errors import ApplyError
 
 
 def steps_for(desired: Desired, record: Record) -> Sequence[Step]:
-    """Return what leads from the record to the desired state."""
-    running = {name: one.revision for name, one in record.installed.items()}
+    """Return what leads from the record to the desired state; what is unsure runs no revision that is known."""
+    running = {name: one.revision for name, one in record.installed.items()} | dict.fromkeys(record.unsure, "")
     failed = {name: one.revision for name, one in record.failed.items()}
     return plan(running, desired.revisions, failed)
 
@@ -41,6 +41,17 @@ def _reported(step: Step, name: str, components: Sequence[str], state: str, erro
     return DeploymentReport(step.deployment, name, step.action, state, parts, error)
 
 
+class NotNow(Exception):  # noqa: N818
+    """A step that could not be taken now; it is not remembered as a failure, and tried again in the next pass."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+Ready = Generation | ApplyError  # what a step is to bring up, or why there is nothing
+
+
 @dataclass(frozen=True, kw_only=True)
 class Applier:
     """Takes a device from what runs to what is desired, one recorded step after the other."""
@@ -49,6 +60,7 @@ class Applier:
     generations: Generations
     runtime: Runtime
     now: Callable[[], datetime]
+    stopping: Callable[[], bool] = lambda: False
 
     def apply(self, desired: Desired, report: Report) -> None:
         """Apply `desired`. Raises EngineUnavailable; a workload that does not come up is an outcome, no error."""
@@ -56,16 +68,37 @@ class Applier:
         steps = steps_for(desired, record)
         with report.timed("prepare"):
             ready = self._prepare(steps, desired, report)
+        settled = True
         with report.timed("apply"):
             for step in steps:
-                record = self._take(step, desired, ready.get(step.deployment), record, report)
-        self.record_file.save(replace(record, settled=True))
+                if self.stopping():
+                    raise EngineUnavailable("stopped on request: the next pass goes on from here")
+                try:
+                    record = self._take(step, desired, ready.get(step.deployment), record, report)
+                except NotNow as error:
+                    settled = False
+                    report.deployments.append(_reported(step, error.name, (), "failed", str(error)))
+        self.record_file.save(replace(record, settled=settled))
 
-    def _prepare(
-        self, steps: Sequence[Step], desired: Desired, report: Report
-    ) -> Mapping[str, Generation | ApplyError]:
+    def restore(self, record: Record, report: Report) -> None:
+        """Have the engine run what is installed; what runs already is left alone."""
+        with report.timed("apply"):
+            for name, installed in record.installed.items():
+                step = Step("keep", name)
+                try:
+                    self.runtime.apply(self.generations.open(name, installed.revision))
+                except EngineUnavailable:
+                    raise
+                except ApplyError as error:
+                    report.deployments.append(
+                        _reported(step, installed.name, installed.components, "failed", str(error))
+                    )
+                else:
+                    report.deployments.append(kept(step, record))
+
+    def _prepare(self, steps: Sequence[Step], desired: Desired, report: Report) -> Mapping[str, Ready]:
         """Have everything on this device, images too, before anything that runs is touched."""
-        ready: dict[str, Generation | ApplyError] = {}
+        ready: dict[str, Ready] = {}
         for step in steps:
             if step.action in ("install", "update"):
                 try:
@@ -78,15 +111,8 @@ class Applier:
                     ready[step.deployment] = error
         return ready
 
-    def _take(
-        self,
-        step: Step,
-        desired: Desired,
-        ready: Generation | ApplyError | None,
-        record: Record,
-        report: Report,
-    ) -> Record:
-        """Take one step, record it durably, report it."""
+    def _take(self, step: Step, desired: Desired, ready: Ready | None, record: Record, report: Report) -> Record:
+        """Take one step, record it durably, report it. Raises NotNow for one that is to be tried again."""
         if step.action == "keep":
             report.deployments.append(kept(step, record))
             return record if step.held else self._forget_failure(step.deployment, record)
@@ -94,6 +120,10 @@ class Applier:
             return self._remove(step, record, report)
         placed = desired.placed[step.deployment]
         components = tuple(component.name for component in placed.deployment.components)
+        if isinstance(ready, PullFailed):
+            raise NotNow(placed.deployment.name, f"{ready}; nothing was changed")
+        if isinstance(ready, Generation):
+            record = self.record_file.save(record.begin(step.deployment))
         error = self._bring_up(step.deployment, ready, record)
         state = "failed" if error else "installed"
         report.deployments.append(_reported(step, placed.deployment.name, components, state, error))
@@ -116,13 +146,20 @@ class Applier:
         return self.record_file.save(record.did_recover(deployment)) if deployment in record.failed else record
 
     def _remove(self, step: Step, record: Record, report: Report) -> Record:
-        self.runtime.remove(step.deployment)
-        report.deployments.append(_reported(step, name_of(step.deployment, record), (), "removed"))
+        name = name_of(step.deployment, record)
+        record = self.record_file.save(record.begin(step.deployment))
+        try:
+            self.runtime.remove(step.deployment)
+        except EngineUnavailable:
+            raise
+        except ApplyError as error:
+            raise NotNow(name, str(error)) from None
+        report.deployments.append(_reported(step, name, (), "removed"))
         record = self.record_file.save(record.did_remove(step.deployment))
         self.generations.drop_others(step.deployment, ())
         return record
 
-    def _bring_up(self, deployment: str, ready: Generation | ApplyError | None, record: Record) -> str:
+    def _bring_up(self, deployment: str, ready: Ready | None, record: Record) -> str:
         """Apply a generation; return "" or why it failed and what was done about it."""
         if not isinstance(ready, Generation):
             return f"{ready}; nothing was changed"
@@ -142,6 +179,8 @@ class Applier:
                 self.runtime.remove(deployment)
                 return "taken down again"
             self.runtime.apply(self.generations.open(deployment, previous.revision))
+        except EngineUnavailable:
+            raise
         except ApplyError as error:
             return f"the last good version did not come back: {error}"
         return "the last good version is back"

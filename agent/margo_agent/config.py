@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from margo_oci.auth import Credentials
+from margo_oci.desired_state import check_scope
 from margo_oci.errors import FormatError
 from margo_oci.reference import HOST, Reference, parse_reference
 from margo_oci.registry import Access
@@ -79,7 +80,7 @@ class _Reader:
             file=self.file,
             device=self.text(("device",)),
             source=self.checked(("source",), parse_reference) or Reference("", ""),
-            scopes=self.texts(("scopes",)),
+            scopes=self.scopes(),
             key_files=[self.path(path) for path in self.texts(("trust", "keys"))],
             registries=self.registries(),
             interval_s=self.duration_s(("interval",)),
@@ -125,6 +126,15 @@ class _Reader:
             self.fault(path, "a list with at least one entry is expected, as in [edge-17]")
             return ()
         return value
+
+    def scopes(self) -> Sequence[str]:
+        scopes = self.texts(("scopes",))
+        for scope in scopes:
+            try:
+                check_scope(scope)
+            except FormatError as error:
+                self.fault(("scopes",), str(error))
+        return scopes
 
     def map(self, path: FieldPath, *, required: bool = False) -> dict[str, Any]:
         value = self.find(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import docker
 import requests
-from docker.errors import DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound
 
 from margo_agent.generation import COMPONENT_LABEL, DEPLOYMENT_LABEL
 from margo_oci.auth import Credentials
@@ -21,7 +21,11 @@ _PROJECT_LABEL = "com.docker.compose.project"
 
 
 class EngineUnavailable(ApplyError):  # noqa: N818  (the workload is not to blame: try again)
-    """The engine does not answer, or a registry does not answer the engine."""
+    """The engine does not answer: nothing can be done now, and the workload is not to blame."""
+
+
+class PullFailed(ApplyError):  # noqa: N818  (this workload cannot be brought up now; another pass may)
+    """The engine could not get an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +108,16 @@ class Engine:
             return True
 
     def pull(self, image: str, credentials: Credentials | None) -> None:
-        """Pull `image` (name@digest); the engine checks the digest. Raises ApplyError with the engine's words."""
+        """Pull `image` (name@digest); the engine checks the digest. Raises PullFailed with the engine's words."""
         name, _, digest = image.partition("@")
         login = {"username": credentials.username, "password": credentials.password} if credentials else None
         with self._talking(f"pull {image}"):
-            for line in self.client.api.pull(name, tag=digest, stream=True, decode=True, auth_config=login):
-                if "error" in line:
-                    raise EngineUnavailable(f"pull {image}: {line['error']}")
+            try:
+                for line in self.client.api.pull(name, tag=digest, stream=True, decode=True, auth_config=login):
+                    if "error" in line:
+                        raise PullFailed(f"pull {image}: {line['error']}")
+            except APIError as error:  # the engine answers; what it says is the registry's fault
+                raise PullFailed(f"pull {image}: {_words(error)}") from None
 
     def last_words(self, container: Container) -> str:
         """Return the last lines a container wrote."""

@@ -18,7 +18,7 @@ from margo_oci.manifest import Manifest
 from margo_oci.reference import parse_image
 from margo_oci.registry import Registry
 from margo_oci.store import Store
-from margo_oci.transfer import check_trust, fetch, resolve
+from margo_oci.transfer import Sleep, check_trust, fetch, resolve
 from margo_oci.trust import Policy, Seen, Verified, recall
 
 
@@ -45,6 +45,7 @@ class Gatherer:
     store: Store
     record_file: RecordFile
     generations: Callable[[], Generations]
+    sleep: Sleep = asyncio.sleep
 
     def gather(self, record: Record, report: Report, *, accept: bool, offered: Manifest | None) -> Desired | None:
         """Return the desired state, or None if nothing is new; with `accept` its counter is recorded.
@@ -85,7 +86,7 @@ class Gatherer:
         return verified
 
     async def _fetch(self, registry: Registry, verified: Verified, record: Record, report: Report) -> Desired:
-        fetched = await fetch(verified, registry, self.config.source, self.store)
+        fetched = await fetch(verified, registry, self.config.source, self.store, sleep=self.sleep)
         report.fetched, report.reused = fetched.fetched, fetched.reused
         desired = self._read(verified, record)
         locks: dict[str, Lock] = {}
@@ -99,7 +100,7 @@ class Gatherer:
 
     def _read(self, verified: Verified, record: Record) -> Desired:
         """Read the layers, but not those whose revision is installed here, or failed here, already."""
-        known = {one.revision: name for name, one in record.installed.items()}
+        known = {one.revision: name for name, one in record.installed.items() if name not in record.unsure}
         known |= {one.revision: name for name, one in record.failed.items()}
         revisions: dict[str, str] = {}
         placed: dict[str, Placed] = {}

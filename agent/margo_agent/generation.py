@@ -96,12 +96,12 @@ class Generations:
         folder = self._folder(deployment, revision)
         try:
             raw = json.loads((folder / "generation.json").read_bytes())
-        except (OSError, ValueError) as error:
+            parts = [Part(**{**part, "file": folder / part["file"]}) for part in raw["parts"]]
+            return Generation(deployment=deployment, revision=revision, name=raw["name"], parts=parts)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ApplyError(
                 f"deployment {deployment}: its generation {revision[:19]} is not usable: {error}"
             ) from None
-        parts = [Part(**{**part, "file": folder / part["file"]}) for part in raw["parts"]]
-        return Generation(deployment=deployment, revision=revision, name=raw["name"], parts=parts)
 
     def drop_others(self, deployment: str, keep: Sequence[str]) -> None:
         """Remove the generations of a deployment that nothing goes back to."""

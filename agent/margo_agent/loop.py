@@ -32,12 +32,17 @@ def pause_s(interval_s: float, failures: int, retry_after_s: float | None, chanc
 
 @dataclass(kw_only=True)
 class Loop:
-    """Looks, starts passes, waits. `pass_` runs one with the manifest that was just received, or none."""
+    """Looks, starts passes, waits. `pass_` runs one with the manifest that was just received, or none.
+
+    `interrupt` asks a pass under way to end after its step.
+    """
 
     config: AgentConfig
     registry: Registry
     record_file: RecordFile
     pass_: Callable[[bytes | None], Awaitable[Result]]
+    restore: Callable[[], Awaitable[Result]]
+    interrupt: Callable[[], None]
     tell: Callable[[Result], None]
     chance: Callable[[], float]
     failures: int = 0
@@ -52,6 +57,7 @@ class Loop:
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self.waking.set)
         async with self.registry:
+            await self._restore()
             while not self.stopping.is_set():
                 self.waking.clear()
                 await self._wait(await self.look())
@@ -60,6 +66,14 @@ class Loop:
         """End after the step under way."""
         self.stopping.set()
         self.waking.set()
+        self.interrupt()
+
+    async def _restore(self) -> None:
+        """Bring up what was installed, before any network is asked: after a power cut there may be none."""
+        if self.record_file.load().installed:
+            result = await self.restore()
+            if result["outcome"] != "unchanged":
+                self.tell(result)
 
     async def look(self) -> float:
         """Look once, and return how long to wait then, in seconds."""

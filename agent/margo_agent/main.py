@@ -5,8 +5,9 @@ import fcntl
 import json
 import os
 import random
+import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,12 +83,15 @@ def run(config_file: Path, output: str) -> None:
     from margo_agent.loop import Loop
 
     config = load_config(config_file)
+    passes = Passes(config)
     with locked(config.state_dir / "agent.lock"):
         loop = Loop(
             config=config,
             registry=Registry(config.access),
             record_file=RecordFile(config.state_dir / "record.json"),
-            pass_=lambda manifest: _pass(config, manifest),
+            pass_=passes.once,
+            restore=passes.restore,
+            interrupt=passes.interrupt,
             tell=lambda result: _log(result, output),
             chance=random.SystemRandom().random,
         )
@@ -110,16 +114,27 @@ def once(config_file: Path, output: str, offered: Any) -> int:
     Example:
       margo-agent once --config edge-17.yaml -o json
     """
-    from margo_oci.manifest import Manifest
-
     config = load_config(config_file)
     data = offered.read(MANIFEST_LIMIT_BYTES + 1) if offered else b""
     with locked(config.state_dir / "pass.lock"):
-        report = Report(str(config.source), config.device)
-        if data:
-            report = reconciler(config).once(report, offered=Manifest.from_bytes(data, what="offered manifest"))
-        else:
-            report = reconciler(config).once(report)
+        report = reconciler(config).once(Report(str(config.source), config.device), offered=data)
+    _show(report, output)
+    return report.exit_code
+
+
+@cli.command()
+@config_option
+@output_option
+def restore(config_file: Path, output: str) -> int:
+    """Bring up what is installed, from this disk alone; what runs keeps running. `run` begins with it.
+
+    \b
+    Example:
+      margo-agent restore --config edge-17.yaml
+    """
+    config = load_config(config_file)
+    with locked(config.state_dir / "pass.lock"):
+        report = reconciler(config).restore(Report(str(config.source), config.device))
     _show(report, output)
     return report.exit_code
 
@@ -205,6 +220,7 @@ def reconciler(config: AgentConfig) -> "Reconciler":
             generations=generations(),
             runtime=runtime(),
             now=lambda: datetime.now(UTC),
+            stopping=stop_signal(),
         ),
         preview=lambda: Preview(generations=generations(), runtime=runtime(), registry=registry),
     )
@@ -243,33 +259,48 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
-async def _pass(config: AgentConfig, manifest: bytes | None) -> Mapping[str, Any]:
-    """Run `once` in a process of its own; a stop lets it end its step."""
-    command = [
-        sys.executable,
-        "-m",
-        "margo_agent",
-        "once",
-        "--config",
-        str(config.file),
-        "-o",
-        "json",
-    ]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        *(["--offered", "-"] if manifest else []),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C at the terminal is for the loop, which waits for the step to end
-    )
-    out, err = await process.communicate(manifest)
-    try:
-        result: Mapping[str, Any] = json.loads(out)
-    except ValueError:
-        words = err.decode(errors="replace").strip()[-500:] or f"the pass ended with {process.returncode}"
-        return {"outcome": "failed", "message": words.removeprefix("error: "), "digest": ""}
-    return result
+class Passes:
+    """Runs passes in processes of their own, one at a time."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self.config = config
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def once(self, manifest: bytes | None) -> Mapping[str, Any]:
+        """Run `once`, with the manifest that was just received if there is one."""
+        return await self._run(["once", *(["--offered", "-"] if manifest else [])], manifest)
+
+    async def restore(self) -> Mapping[str, Any]:
+        """Run `restore`."""
+        return await self._run(["restore"], None)
+
+    def interrupt(self) -> None:
+        """Ask the pass under way to end after its step."""
+        if self.process and self.process.returncode is None:
+            self.process.terminate()
+
+    async def _run(self, command: list[str], stdin: bytes | None) -> Mapping[str, Any]:
+        self.process = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-m", "margo_agent", *command, "--config", str(self.config.file), "-o", "json"],
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C at the terminal is for the loop, which passes it on
+        )
+        out, err = await self.process.communicate(stdin)
+        try:
+            result: Mapping[str, Any] = json.loads(out)
+        except ValueError:
+            words = err.decode(errors="replace").strip()[-500:] or f"the pass ended with {self.process.returncode}"
+            return {"outcome": "failed", "message": words.removeprefix("error: "), "digest": ""}
+        return result
+
+
+def stop_signal() -> Callable[[], bool]:
+    """Return what tells whether SIGTERM came. From now on it ends no step; before, it ended the pass at once."""
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    return lambda: bool(came)
 
 
 def _log(result: Mapping[str, Any], output: str) -> None:

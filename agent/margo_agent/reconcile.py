@@ -14,7 +14,7 @@ from margo_agent.preview import Preview
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
 from margo_oci.errors import ApplyError, FormatError, RegistryError, TrustError
-from margo_oci.manifest import Manifest
+from margo_oci.transfer import parse_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class Reconciler:
     applier: Callable[[], Applier]
     preview: Callable[[], Preview]
 
-    def once(self, report: Report, *, offered: Manifest | None = None) -> Report:
-        """Resolve, verify, fetch and apply."""
+    def once(self, report: Report, *, offered: bytes = b"") -> Report:
+        """Resolve, verify, fetch and apply; `offered` is a manifest that was just received from the source."""
         record = self.record_file.load()
         return self._ending(report, lambda: self._once(record, report, offered))
 
@@ -37,8 +37,19 @@ class Reconciler:
         record = self.record_file.load()
         return self._ending(report, lambda: self._plan(record, report))
 
-    def _once(self, record: Record, report: Report, offered: Manifest | None) -> None:
-        desired = self.gatherer.gather(record, report, accept=True, offered=offered)
+    def restore(self, report: Report) -> Report:
+        """Bring up what the record says is installed; no registry is asked."""
+        record = self.record_file.load()
+        return self._ending(report, lambda: self._restore(record, report))
+
+    def _restore(self, record: Record, report: Report) -> None:
+        if record.installed:
+            self.applier().restore(record, report)
+            _fail_if_any_failed(report, "")
+
+    def _once(self, record: Record, report: Report, offered: bytes) -> None:
+        manifest = parse_manifest(offered) if offered else None
+        desired = self.gatherer.gather(record, report, accept=True, offered=manifest)
         if desired is None:
             _repeat(record, report)
             return

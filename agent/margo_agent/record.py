@@ -1,11 +1,12 @@
 """What the agent remembers across restarts: one small file, replaced whole after each step."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from margo_oci.content import canonical_json, is_digest, parse_json
+from margo_oci.content import is_digest, parse_json
 from margo_oci.errors import FormatError
 from margo_oci.store import write_whole
 
@@ -44,13 +45,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class Record:
-    """The agent's memory. `settled` tells that nothing is left to do for `accepted`."""
+    """The agent's memory. `settled` tells that nothing is left to do for `accepted`.
+
+    `unsure` names the deployments a step was begun for and not recorded as ended: the power went, or the engine.
+    """
 
     accepted: Mapping[str, Accepted] = field(default_factory=dict)
     current: str = ""
     settled: bool = False
     installed: Mapping[str, Installed] = field(default_factory=dict)
     failed: Mapping[str, Failure] = field(default_factory=dict)
+    unsure: Sequence[str] = ()
 
     def accept(self, accepted: Accepted) -> "Record":
         """Return the record with a newly verified state, which is then still to be applied."""
@@ -71,17 +76,23 @@ class Record:
         """What the registry is asked to leave out: the digest of a state with which nothing is left to do."""
         return self.digest if self.settled else ""
 
+    def begin(self, deployment: str) -> "Record":
+        """Return the record with a step under way: until it ends nobody knows what runs."""
+        return replace(self, unsure=(*_others(self.unsure, deployment), deployment))
+
     def did_install(self, deployment: str, installed: Installed) -> "Record":
         """Return the record with a workload that came up."""
         return replace(
             self,
             installed={**self.installed, deployment: installed},
             failed=_without(self.failed, deployment),
+            unsure=_others(self.unsure, deployment),
         )
 
     def did_fail(self, deployment: str, failure: Failure) -> "Record":
         """Return the record with a revision that did not; what was installed before stays."""
-        return replace(self, failed={**self.failed, deployment: failure})
+        failed = {**self.failed, deployment: failure}
+        return replace(self, failed=failed, unsure=_others(self.unsure, deployment))
 
     def did_recover(self, deployment: str) -> "Record":
         """Return the record without the failure of a revision that is no longer desired."""
@@ -93,7 +104,12 @@ class Record:
             self,
             installed=_without(self.installed, deployment),
             failed=_without(self.failed, deployment),
+            unsure=_others(self.unsure, deployment),
         )
+
+
+def _others(names: Sequence[str], name: str) -> Sequence[str]:
+    return tuple(other for other in names if other != name)
 
 
 def _without(items: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -122,9 +138,9 @@ class RecordFile:
                 settled=raw["settled"],
                 installed={key: Installed(**value) for key, value in raw["installed"].items()},
                 failed={key: Failure(**value) for key, value in raw["failed"].items()},
+                unsure=tuple(raw.get("unsure", ())),
             )
-            if not all(is_digest(one.digest) and isinstance(one.counter, int) for one in record.accepted.values()):
-                raise ValueError("accepted")
+            _check(record)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             # Never start over on our own: the counters in it are what keeps old states out.
             raise FormatError(
@@ -135,5 +151,18 @@ class RecordFile:
     def save(self, record: Record) -> Record:
         """Keep `record` durably, and return it."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_whole(self.path, canonical_json({"format": _FORMAT, **asdict(record)}))
+        text = json.dumps({"format": _FORMAT, **asdict(record)}, sort_keys=True, ensure_ascii=False)
+        write_whole(self.path, text.encode(errors="replace"))  # words of an error may hold what is no text
         return record
+
+
+def _check(record: Record) -> None:
+    """Raise ValueError for what the file cannot have said."""
+    if not all(is_digest(one.digest) and isinstance(one.counter, int) for one in record.accepted.values()):
+        raise ValueError("accepted")
+    if not isinstance(record.current, str) or not isinstance(record.settled, bool):
+        raise ValueError("current, settled")
+    if record.current and record.current not in record.accepted:
+        raise ValueError("current")
+    if not all(isinstance(one, str) for one in record.unsure):
+        raise ValueError("unsure")

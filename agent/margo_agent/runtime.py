@@ -61,7 +61,11 @@ class Runtime:
     def _remove_projects(self, deployment: str, keep: set[str]) -> None:
         projects = {container.project for container in self.engine.containers(deployment)} - keep
         for project in sorted(projects):
-            self.compose.run(["down", "--remove-orphans"], file=None, project=project, timeout_s=DOWN_TIMEOUT_S)
+            try:
+                self.compose.run(["down", "--remove-orphans"], file=None, project=project, timeout_s=DOWN_TIMEOUT_S)
+            except ApplyError:
+                self.engine.ping()
+                raise
 
     def _wait(self, generation: Generation, part: Part, deadline_s: float) -> None:
         """Wait until every container is ready, and stays so for a while where nobody can be asked (format 5.5)."""

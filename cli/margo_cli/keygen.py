@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from margo_cli.session import PASSWORD_VARIABLE, say
+from margo_cli.session import PASSWORD_VARIABLE, password_of_environment, say
 from margo_oci.errors import FormatError
 from margo_oci.keys import PublicKey, generate
 
@@ -47,8 +47,8 @@ def keygen(folder: Path, name: str, no_password: bool) -> None:
 
 
 def _password() -> bytes | None:
-    if PASSWORD_VARIABLE in os.environ:
-        return os.environ[PASSWORD_VARIABLE].encode() or None
+    if (password := password_of_environment()) is not None:
+        return password or None
     if not sys.stdin.isatty():
         raise FormatError(f"set {PASSWORD_VARIABLE}, or pass --no-password for an unencrypted key")
     typed: str = click.prompt("Password for the private key", hide_input=True, confirmation_prompt=True, err=True)

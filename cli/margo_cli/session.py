@@ -158,14 +158,19 @@ def with_session(output: bool = True) -> Callable[[F], F]:
 def load_signer(file: Path) -> FileKey:
     """Read a private key; its password comes from the environment or a prompt. Raises FormatError."""
     data = _read(file)
-    password = os.environ.get(PASSWORD_VARIABLE)
     try:
-        return FileKey.from_pem(data, password.encode() if password else None, name=file.name)
+        return FileKey.from_pem(data, password_of_environment() or None, name=file.name)
     except PasswordNeeded:
         if not sys.stdin.isatty():
             raise FormatError(f"{file}: this key is encrypted: set {PASSWORD_VARIABLE}") from None
     typed: str = click.prompt(f"Password for {file}", hide_input=True, err=True)
     return FileKey.from_pem(data, typed.encode(), name=file.name)
+
+
+def password_of_environment() -> bytes | None:
+    """Return the password for private keys that the environment has; None if it says nothing."""
+    password = os.environ.get(PASSWORD_VARIABLE)
+    return None if password is None else password.encode()
 
 
 def load_public_keys(files: Sequence[Path]) -> Sequence[PublicKey]:

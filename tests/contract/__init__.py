@@ -1,0 +1,1 @@
+"""What the simulated registry promises, held against a real one."""

@@ -1,0 +1,199 @@
+"""A container engine and Docker Compose in memory: the real `Runtime` drives them.
+
+Each service has one container. One whose variable RECIPE is among `engine.spoiled` exits with 1; with
+`engine.away` set nothing answers; `engine.after` is called when something was done, and may cut the power.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from margo_agent.engine import Container, Engine, EngineUnavailable, PullFailed
+from margo_agent.generation import COMPONENT_LABEL, DEPLOYMENT_LABEL
+from margo_agent.runtime import Runtime
+from margo_oci.auth import Credentials
+from margo_oci.compose import Compose
+from margo_oci.content import canonical_json, digest_of
+from margo_oci.errors import ApplyError
+from margo_oci.package import COMPOSE_FILE
+from margo_oci.registry import Access
+
+SERVICE = "cell"
+
+
+class PowerCut(BaseException):
+    """The device is without power: nothing of ours runs on, and nothing is caught."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A container and what it was made from."""
+
+    container: Container
+    recipe: str
+    made_from: str
+
+
+class SimulatedEngine(Engine):
+    """Containers and images, and a log of what changed: `up pump`, `down pump`, `pull <image>`."""
+
+    def __init__(self) -> None:
+        self.address = "simulated"
+        self.all: dict[tuple[str, str], Running] = {}
+        self.images: set[str] = set()
+        self.unavailable_images: set[str] = set()
+        self.spoiled: set[str] = set()
+        self.away = False
+        self.log: list[str] = []
+        self.after: Callable[[str], None] = lambda _: None
+        self._made = 0
+
+    @property
+    def running(self) -> Mapping[str, str]:
+        """Component to recipe, of everything that is up."""
+        return {one.container.component: one.recipe for one in self.all.values() if one.container.status == "running"}
+
+    @property
+    def ids(self) -> Mapping[str, str]:
+        """Component to container: another id is another container."""
+        return {one.container.component: one.container.id for one in self.all.values()}
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def ping(self) -> None:
+        """Answer, or not."""
+        self._answer()
+
+    def containers(self, deployment: str | None = None) -> Sequence[Container]:
+        """Return the containers of one deployment, or all."""
+        self._answer()
+        return [one.container for one in self.all.values() if deployment in (None, one.container.deployment)]
+
+    def has_image(self, image: str) -> bool:
+        """Tell whether an image was pulled."""
+        self._answer()
+        return image in self.images
+
+    def pull(self, image: str, credentials: Credentials | None) -> None:
+        """Pull an image, unless its registry does not have it."""
+        self._answer()
+        if image in self.unavailable_images:
+            raise PullFailed(f"pull {image}: manifest unknown")
+        self.images.add(image)
+        self.did(f"pull {image}")
+
+    def last_words(self, container: Container) -> str:
+        """Return what a spoiled workload says."""
+        return f"{container.component}: this recipe is spoiled"
+
+    def up(self, project: str, model: Mapping[str, Any]) -> None:
+        """Make a project's containers; those that would be the same stay."""
+        for name, service in model["services"].items():
+            made_from = _hash(service)
+            before = self.all.get((project, name))
+            if not before or before.made_from != made_from:
+                self.all[project, name] = self._make(project, name, service, made_from)
+        self.did(f"up {_component(project)}")
+
+    def down(self, project: str) -> None:
+        """Remove a project's containers."""
+        self.all = {key: one for key, one in self.all.items() if key[0] != project}
+        self.did(f"down {_component(project)}")
+
+    def did(self, what: str) -> None:
+        """Note what was done."""
+        self.log.append(what)
+        self.after(what)
+
+    def _make(self, project: str, name: str, service: Mapping[str, Any], made_from: str) -> Running:
+        self._made += 1
+        recipe = service["environment"]["RECIPE"]
+        spoiled = recipe in self.spoiled
+        container = Container(
+            id=f"container-{self._made}",
+            name=f"{project}-{name}-1",
+            deployment=service["labels"][DEPLOYMENT_LABEL],
+            component=service["labels"][COMPONENT_LABEL],
+            service=name,
+            project=project,
+            status="exited" if spoiled else "running",
+            health="",
+            exit_code=int(spoiled),
+        )
+        return Running(container, recipe, made_from)
+
+    def _answer(self) -> None:
+        if self.away:
+            raise EngineUnavailable("engine at simulated: connection refused")
+
+
+@dataclass(frozen=True)
+class SimulatedCompose(Compose):
+    """Docker Compose, of which only so much is simulated as our compose files use. They are JSON here."""
+
+    engine: SimulatedEngine
+
+    def model(self, folder: Path, *, project: str, variables: Mapping[str, str]) -> dict[str, Any]:
+        """Fill variables in."""
+        model: dict[str, Any] = json.loads(Template((folder / COMPOSE_FILE).read_text()).substitute(variables))
+        return model
+
+    def hashes(self, file: Path, *, project: str) -> dict[str, str]:
+        """Tell services that would be recreated from those that would not."""
+        return {name: _hash(service) for name, service in json.loads(file.read_bytes())["services"].items()}
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        file: Path | None,
+        project: str,
+        variables: Mapping[str, str] | None = None,
+        timeout_s: float,
+    ) -> str:
+        """Do `up` or `down`; an engine that is away, or goes away meanwhile, fails them like anything else does."""
+        self._answer(arguments[0])
+        if arguments[0] == "up":
+            assert file
+            self.engine.up(project, json.loads(file.read_bytes()))
+        else:
+            self.engine.down(project)
+        self._answer(arguments[0])
+        return ""
+
+    def _answer(self, verb: str) -> None:
+        if self.engine.away:
+            raise ApplyError(f"compose {verb}: Cannot connect to the Docker daemon. Is the docker daemon running?")
+
+
+class Clock:
+    """Time that passes only when somebody waits."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic_s(self) -> float:
+        """Return the time."""
+        return self.now_s
+
+    def sleep(self, pause_s: float) -> None:
+        """Let time pass."""
+        self.now_s += pause_s
+
+
+def runtime(engine: SimulatedEngine, compose: SimulatedCompose) -> Runtime:
+    """Return the real runtime on this engine."""
+    clock = Clock()
+    return Runtime(compose, engine, lambda _: Access(), clock.monotonic_s, clock.sleep)
+
+
+def _hash(service: Mapping[str, Any]) -> str:
+    return digest_of(canonical_json(service))
+
+
+def _component(project: str) -> str:
+    return project.rpartition("-")[0]

@@ -1,0 +1,298 @@
+"""The scene of most tests: a publisher with a key, a registry in between, and one device that follows a tag.
+
+plant.publish(plant.workload("pump", "a"), counter=1)
+assert plant.device.once().outcome == "applied"
+assert plant.device.engine.running == {"pump": "a"}
+"""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from margo_agent.applying import Applier
+from margo_agent.config import AgentConfig
+from margo_agent.gather import Gatherer
+from margo_agent.generation import Generations
+from margo_agent.preview import Preview
+from margo_agent.reconcile import Reconciler
+from margo_agent.record import Record, RecordFile
+from margo_agent.report import Report
+from margo_oci.archive import Entry
+from margo_oci.auth import Credentials
+from margo_oci.content import EMPTY_JSON, Descriptor, canonical_json, digest_of
+from margo_oci.cosign import PAYLOAD_TYPE, bundle, pae, sign, signature_manifest
+from margo_oci.deployment import Deployment, parse_deployment
+from margo_oci.desired_state import DesiredState, Layer, Lock, build_layer, build_state
+from margo_oci.keys import FileKey, PublicKey, generate
+from margo_oci.manifest import Manifest, build_index
+from margo_oci.package import COMPOSE_FILE, build_component
+from margo_oci.reference import Reference
+from margo_oci.registry import Access, Registry
+from margo_oci.store import Store
+from margo_oci.trust import Policy
+from tests.simulators.engine import SERVICE, SimulatedCompose, SimulatedEngine, runtime
+from tests.simulators.registry import SimulatedRegistry
+
+HOST = "registry.example"
+SOURCE = Reference(HOST, "fleet/edge-17", "latest")
+SCOPE = "edge-17"
+COMPONENT = "components/cell"
+IMAGE = f"{HOST}/images/cell:1"
+IMAGE_DIGEST = digest_of(b"the image")
+NOON = datetime(2026, 8, 1, 12, tzinfo=UTC)
+T = TypeVar("T")
+
+_DOCUMENT = """\
+apiVersion: application.margo.org/v1alpha1
+kind: ApplicationDeployment
+metadata:
+  annotations: {{id: {id}, applicationId: com-example-cell}}
+  name: {name}
+  namespace: plant
+spec:
+  deploymentProfile:
+    type: compose
+    components:
+      - name: {name}
+        properties: {{repository: oci://{host}/{component}, revision: 1.0.0}}
+  parameters:
+    recipe:
+      value: "{recipe}"
+      targets: [{{pointer: RECIPE, components: [{name}]}}]
+"""
+_COMPOSE = {"services": {SERVICE: {"image": IMAGE, "environment": {"RECIPE": "${RECIPE}"}}}}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A deployment, and what it leads to."""
+
+    deployment: Deployment
+    lock: Lock | None
+
+    @property
+    def layer(self) -> Layer:
+        """The layer it is published as."""
+        return build_layer(self.deployment, self.lock)
+
+
+class Plant:
+    """Publishes to a simulated registry; `key` is the one its device trusts, `stranger` is not."""
+
+    def __init__(self, folder: Path, sim: SimulatedRegistry | None = None) -> None:
+        self.sim = sim or SimulatedRegistry(host=HOST)
+        self.key = new_key("fleet.pub")
+        self.stranger = new_key("stranger.pub")
+        self.component = self._publish_component()
+        self.device = Device(folder, self.sim, self.key.public)
+
+    def workload(self, name: str, recipe: str, *, locked: bool = True) -> Workload:
+        """Return a workload whose one container gets a recipe; another recipe is another revision of it."""
+        lock = Lock({f"oci://{HOST}/{COMPONENT}:1.0.0": self.component}, {IMAGE: IMAGE_DIGEST})
+        text = _DOCUMENT.format(id=id_of(name), name=name, recipe=recipe, host=HOST, component=COMPONENT)
+        return Workload(parse_deployment(text.encode(), what=f"{name}.yaml"), lock if locked else None)
+
+    def publish(
+        self, *workloads: Workload | Layer, counter: int, scope: str = SCOPE, key: FileKey | None = None
+    ) -> DesiredState:
+        """Publish and sign a state, as `margo-oci push` does; a layer may be anything."""
+        state = self.publish_unsigned(*workloads, counter=counter, scope=scope)
+        self.sign(state.manifest, key or self.key)
+        return state
+
+    def publish_unsigned(self, *workloads: Workload | Layer, counter: int, scope: str = SCOPE) -> DesiredState:
+        """Publish a state that nobody signed."""
+        layers = [one if isinstance(one, Layer) else one.layer for one in workloads]
+        for layer in layers:
+            self.sim.put_blob(SOURCE.repository, layer.data)
+        state = build_state([layer.descriptor for layer in layers], counter=counter, scope=scope)
+        self.put_bytes(state.manifest.data)
+        return state
+
+    def put_bytes(self, data: bytes) -> None:
+        """Put whatever it is under the device's tag."""
+        self.sim.put_manifest(SOURCE.repository, SOURCE.tag, data)
+
+    def sign(self, manifest: Manifest, key: FileKey) -> Manifest:
+        """Sign a manifest; return what carries the signature."""
+        return self.attach(sign(manifest.digest, key, name=SOURCE.name), manifest.descriptor)
+
+    def attach(self, bundle: bytes, subject: Descriptor) -> Manifest:
+        """Attach a bundle to a subject, whatever is in it."""
+        carrier = signature_manifest(bundle, subject, created="2026-08-01T12:00:00Z")
+        self.sim.put_blob(SOURCE.repository, EMPTY_JSON)
+        self.sim.put_blob(SOURCE.repository, bundle)
+        if not self.sim.put_manifest(SOURCE.repository, carrier.digest, carrier.data):
+            self.list_referrers(subject.digest, [carrier])
+        return carrier
+
+    def attest(self, manifest: Manifest, said: Any) -> Manifest:
+        """Sign any statement with the key that the device trusts, and attach it."""
+        payload = canonical_json(said)
+        signature = self.key.sign(pae(PAYLOAD_TYPE, payload))
+        return self.attach(bundle(payload, signature, hint=self.key.public.hint), manifest.descriptor)
+
+    def list_referrers(self, subject: str, carriers: Sequence[Manifest]) -> None:
+        """Say under the fallback tag what refers to a subject."""
+        listed = [
+            Descriptor(
+                media_type=one.descriptor.media_type,
+                digest=one.digest,
+                size=len(one.data),
+                artifact_type=one.artifact_type,
+            )
+            for one in carriers
+        ]
+        self.sim.put_manifest(SOURCE.repository, subject.replace(":", "-"), build_index(listed))
+
+    @property
+    def published(self) -> str:
+        """Where the device's tag leads."""
+        return self.sim.repositories[SOURCE.repository].tags[SOURCE.tag]
+
+    def move_tag(self, digest: str) -> None:
+        """Let the device's tag lead elsewhere."""
+        self.sim.repositories[SOURCE.repository].tags[SOURCE.tag] = digest
+
+    def _publish_component(self) -> str:
+        files = {COMPOSE_FILE: Entry(COMPOSE_FILE, canonical_json(_COMPOSE))}
+        built = build_component(files, name="cell", version="1.0.0")
+        self.sim.put_blob(COMPONENT, built.layer)
+        self.sim.put_manifest(COMPONENT, "1.0.0", built.manifest.data)
+        return built.manifest.digest
+
+
+class Device:
+    """An agent: real but for its registry and its engine."""
+
+    def __init__(self, folder: Path, sim: SimulatedRegistry, key: PublicKey) -> None:
+        self.folder = folder
+        self.sim = sim
+        self.key = key
+        self.engine = SimulatedEngine()
+        self.record_file = RecordFile(folder / "record.json")
+        self.credentials: Credentials | None = None
+        self.lock_resolve = False
+        self.pauses: list[float] = []
+
+    @property
+    def record(self) -> Record:
+        """What it remembers."""
+        return self.record_file.load()
+
+    @property
+    def counter(self) -> int:
+        """The highest counter it accepted."""
+        return max((one.counter for one in self.record.accepted.values()), default=0)
+
+    @property
+    def blobs(self) -> Mapping[str, bytes]:
+        """What it keeps, by what it takes it for."""
+        return {f"sha256:{file.name}": file.read_bytes() for file in self.folder.glob("blobs/sha256/*")}
+
+    @property
+    def parts(self) -> Sequence[bytes]:
+        """What it began to fetch and may go on with."""
+        return [data for file in self.folder.glob("ingest/*") if (data := file.read_bytes())]
+
+    def once(self, *, offered: bytes = b"") -> Report:
+        """Do one pass."""
+        return self._reconciler().once(self._report(), offered=offered)
+
+    def plan(self) -> Report:
+        """Say what a pass would do."""
+        return self._reconciler().plan(self._report())
+
+    def registry(self) -> Registry:
+        """Reach the simulated registry, also where it is called by another name."""
+        return Registry(self._access, transport_for=lambda _: self.sim.transport)
+
+    async def _sleep(self, pause_s: float) -> None:
+        """Note a pause instead of waiting."""
+        self.pauses.append(pause_s)
+
+    def _access(self, host: str) -> Access:
+        return Access(credentials=self.credentials if host == HOST else None)
+
+    def _report(self) -> Report:
+        return Report(str(SOURCE), "edge-17", monotonic_s=lambda: 0.0)
+
+    def _reconciler(self) -> Reconciler:
+        compose = SimulatedCompose((), {}, self.engine)
+        generations = Generations(self.folder, compose)
+        running = runtime(self.engine, compose)
+        return Reconciler(
+            gatherer=Gatherer(
+                config=self._config(),
+                policy=Policy([self.key], [SCOPE]),
+                registry=self.registry,
+                store=Store(self.folder),
+                record_file=self.record_file,
+                generations=lambda: generations,
+                sleep=self._sleep,
+            ),
+            record_file=self.record_file,
+            applier=lambda: Applier(
+                record_file=self.record_file, generations=generations, runtime=running, now=lambda: NOON
+            ),
+            preview=lambda: Preview(generations=generations, runtime=running, registry=self.registry),
+        )
+
+    def _config(self) -> AgentConfig:
+        return AgentConfig(
+            file=self.folder / "config.yaml",
+            device="edge-17",
+            source=SOURCE,
+            scopes=[SCOPE],
+            key_files=[],
+            registries={HOST: self._access(HOST)},
+            interval_s=30.0,
+            state_dir=self.folder,
+            engine="",
+            lock="resolve" if self.lock_resolve else "enforce",
+        )
+
+
+def id_of(name: str) -> str:
+    """Return the id of a workload called `name`."""
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
+
+
+def new_key(name: str) -> FileKey:
+    """Make a key pair."""
+    return FileKey.from_pem(generate(None)[0], None, name=name)
+
+
+def running_plant(folder: Path, sim: SimulatedRegistry | None = None) -> Plant:
+    """Return a plant whose device runs `pump` by recipe a, accepted with counter 1."""
+    plant = Plant(folder, sim)
+    plant.publish(plant.workload("pump", "a"), counter=1)
+    assert plant.device.once().outcome == "applied"
+    plant.device.engine.log.clear()
+    plant.sim.forget()
+    return plant
+
+
+def registry_with_tags(*tags: str) -> SimulatedRegistry:
+    """Return a registry whose one repository has these tags."""
+    sim = SimulatedRegistry(host=HOST)
+    for tag in tags:
+        sim.put_manifest(SOURCE.repository, tag, EMPTY_JSON)
+    return sim
+
+
+def ask(
+    sim: SimulatedRegistry, question: Callable[[Registry], Awaitable[T]], *, credentials: Credentials | None = None
+) -> T:
+    """Ask something of a registry, with no device in between."""
+
+    async def asked() -> T:
+        access = Access(credentials=credentials)
+        async with Registry(lambda _: access, transport_for=lambda _: sim.transport) as registry:
+            return await question(registry)
+
+    return asyncio.run(asked())

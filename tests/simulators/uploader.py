@@ -1,0 +1,26 @@
+"""The way of pushing that needs no wire: an `Uploader` that puts things into the simulated registry."""
+
+from margo_oci.content import Descriptor
+from margo_oci.manifest import IMAGE_MANIFEST
+from margo_oci.reference import Reference
+from margo_oci.upload import Uploader
+from tests.simulators.registry import SimulatedRegistry
+
+
+class SimulatedUploader(Uploader):
+    """Pushes into a simulator."""
+
+    def __init__(self, sim: SimulatedRegistry) -> None:
+        self.sim = sim
+
+    def blob(self, reference: Reference, descriptor: Descriptor, data: bytes) -> bool:
+        """Put a blob unless it is there; tell whether it was put."""
+        place = self.sim.repositories.get(reference.repository)
+        if place and descriptor.digest in place.blobs:
+            return False
+        self.sim.put_blob(reference.repository, data)
+        return True
+
+    def manifest(self, reference: Reference, data: bytes, media_type: str = IMAGE_MANIFEST) -> bool:
+        """Put a manifest; tell whether it was listed as a referrer."""
+        return self.sim.put_manifest(reference.repository, reference.target, data)

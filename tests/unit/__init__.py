@@ -1,0 +1,1 @@
+"""Rules, one by one: no socket, no sleep, no clock."""

@@ -1,0 +1,200 @@
+"""The agent's configuration: what it may say, and what a person is told about a slip."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from margo_agent.config import load_config
+from margo_oci.auth import Credentials
+from margo_oci.errors import FormatError
+from margo_oci.registry import Access
+
+SMALLEST = """\
+device: edge-17
+source: registry.example/fleet/edge-17
+scopes: [plant-3/line-1/edge-17]
+trust:
+  keys: [fleet.pub]
+stateDir: state
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "agent.yaml"
+    file.write_text(text)
+    return file
+
+
+def faults(folder: Path, text: str) -> list[str]:
+    file = written(folder, text)
+    with pytest.raises(FormatError) as refused:
+        load_config(file)
+    assert all(fault.startswith(f"{file}:") for fault in refused.value.faults)
+    return [fault.removeprefix(f"{file}:") for fault in refused.value.faults]
+
+
+def test_the_smallest_configuration_has_sensible_defaults(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, SMALLEST))
+    assert config.device == "edge-17"
+    assert str(config.source) == "registry.example/fleet/edge-17:latest"
+    assert config.scopes == ["plant-3/line-1/edge-17"]
+    assert config.key_files == [tmp_path / "fleet.pub"]
+    assert config.state_dir == tmp_path / "state"
+    assert (config.interval_s, config.engine, config.lock) == (30.0, "", "enforce")
+    assert config.access("registry.example") == Access()
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    for name in ("ca.pem", "device.pem", "device.key"):
+        (tmp_path / name).touch()
+    (tmp_path / "password").write_text("sec ret\r\n")
+    config = load_config(written(tmp_path, SMALLEST + """\
+interval: 1h30m5s
+engine: unix:///run/podman/podman.sock
+lock: resolve
+registries:
+  localhost:5000: {plainHttp: true}
+  registry.example:
+    caFile: ca.pem
+    clientCert: device.pem
+    clientKey: device.key
+    username: edge
+    passwordFile: password
+"""))  # fmt: skip
+    assert (config.interval_s, config.engine, config.lock) == (5405.0, "unix:///run/podman/podman.sock", "resolve")
+    assert config.access("localhost:5000") == Access(plain_http=True)
+    assert config.access("registry.example") == Access(
+        ca_file=tmp_path / "ca.pem",
+        client_cert=tmp_path / "device.pem",
+        client_key=tmp_path / "device.key",
+        credentials=Credentials("edge", "sec ret"),
+    )
+    assert "sec ret" not in repr(config)
+
+
+def test_paths_are_beside_the_file_or_absolute(tmp_path: Path) -> None:
+    text = SMALLEST.replace("state\n", "/var/lib/margo-agent\n").replace("fleet.pub", "../keys/fleet.pub")
+    config = load_config(written(tmp_path, text))
+    assert config.state_dir == Path("/var/lib/margo-agent")
+    assert config.key_files == [tmp_path / "../keys/fleet.pub"]
+
+
+def test_a_file_that_is_not_there_says_how_to_name_one(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="No such file or directory: name the agent's configuration with --config"):
+        load_config(tmp_path / "gone.yaml")
+    with pytest.raises(FormatError, match="Is a directory"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "hello\n"])
+def test_what_is_no_configuration_says_what_is_expected(text: str, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="a map with device, source, scopes, trust and stateDir is expected"):
+        load_config(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("statedir: x", "7: statedir: unknown: did you mean stateDir?"),
+        ("sources: x", "7: sources: unknown: did you mean source?"),
+        ("proxy: x", "7: proxy: unknown: one of device, source, scopes, trust, registries, interval"),
+        (
+            "registries: {localhost: {plainHTTP: true}}",
+            "7: registries.localhost.plainHTTP: unknown: did you mean plainHttp?",
+        ),
+    ],
+)
+def test_a_key_that_is_unknown_is_guessed(line: str, message: str, tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, f"{SMALLEST}{line}\n")
+    assert fault.startswith(message)
+
+
+def test_a_key_of_trust_that_is_unknown_is_guessed(tmp_path: Path) -> None:
+    text = SMALLEST.replace("  keys: [fleet.pub]\n", "  keys: [fleet.pub]\n  key: x\n")
+    assert faults(tmp_path, text) == ["6: trust.key: unknown: did you mean keys?"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("device: edge-17", "device: 17", "1: device: text is expected, got 17"),
+        ("device: edge-17", "device: ''", "1: device: text is expected, got ''"),
+        ("device: edge-17\n", "", "1: device: is missing"),
+        ("registry.example/fleet/edge-17", "fleet", "2: source: reference 'fleet': it starts with a registry"),
+        ("source: registry.example/fleet/edge-17\n", "", "1: source: is missing"),
+        ("[plant-3/line-1/edge-17]", "plant-3",
+         "3: scopes: a list with at least one entry is expected, as in [edge-17]"),
+        ("[plant-3/line-1/edge-17]", "[]", "3: scopes: a list with at least one entry is expected"),
+        ("[plant-3/line-1/edge-17]", "[7]", "3: scopes: a list with at least one entry is expected"),
+        ("[plant-3/line-1/edge-17]", "[plant 3]", "3: scopes"),
+        ("[plant-3/line-1/edge-17]", "[/plant-3]", "3: scopes"),
+        ("  keys: [fleet.pub]", "  keys: []", "5: trust.keys: a list with at least one entry is expected"),
+        ("trust:\n  keys: [fleet.pub]", "trust: fleet.pub", "4: trust: a map is expected"),
+        ("stateDir: state\n", "", "1: stateDir: is missing"),
+        ("stateDir: state", "stateDir: state\ninterval: 30", "7: interval: text is expected, got 30"),
+        ("stateDir: state", "stateDir: state\nlock: no", "7: lock: 'no': one of enforce, resolve is expected"),
+        ("stateDir: state", "stateDir: state\nengine: [a]", "7: engine: text is expected, got ['a']"),
+        ("stateDir: state", "stateDir: state\nregistries: []", "7: registries: a map is expected"),
+        ("stateDir: state", "stateDir: state\nregistries: {'a/b': {}}",
+         "7: registries.a/b: host or host:port is expected"),
+        ("stateDir: state", "stateDir: state\nregistries: {a.example: }", "7: registries.a.example: a map is expected"),
+        ("stateDir: state", "stateDir: state\nregistries: {a.example: {plainHttp: yes}}",
+         "7: registries.a.example.plainHttp: true or false is expected, got 'yes'"),
+        ("stateDir: state", "stateDir: state\nregistries: {a.example: {username: x}}",
+         "7: registries.a.example: username and passwordFile go together"),
+        ("stateDir: state", "stateDir: state\nregistries: {a.example: {clientKey: agent.yaml}}",
+         "7: registries.a.example: clientCert and clientKey go together"),
+    ],
+)  # fmt: skip
+def test_a_slip_is_told_with_its_line(before: str, after: str, message: str, tmp_path: Path) -> None:
+    assert before in SMALLEST
+    found = faults(tmp_path, SMALLEST.replace(before, after))
+    assert any(fault.startswith(message) for fault in found), found
+
+
+def test_a_file_it_names_must_be_there(tmp_path: Path) -> None:
+    text = SMALLEST + "registries: {a.example: {caFile: gone.pem}}\n"
+    assert faults(tmp_path, text) == [f"7: registries.a.example.caFile: {tmp_path}/gone.pem is not there"]
+
+
+def test_all_slips_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = "device: 1\nsource: x\nscopes: {}\ntrust: {}\nstateDir: []\nlok: x\n"
+    assert [fault.partition(": ")[2].partition(": ")[0] for fault in faults(tmp_path, text)] == [
+        "device",
+        "source",
+        "scopes",
+        "trust.keys",
+        "stateDir",
+        "lok",
+    ]
+
+
+def test_what_is_no_yaml_is_told_with_its_line(tmp_path: Path) -> None:
+    assert faults(tmp_path, "device: a\ndevice: b\n") == ["2: 'device' stands twice"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1s", 1), ("30s", 30), ("5m", 300), ("1h30m", 5400), ("2h", 7200), ("90m", 5400), ("1h1s", 3601)],
+)
+def test_an_interval_is_a_duration(text: str, seconds: float, tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, f"{SMALLEST}interval: {text}\n")).interval_s == seconds
+
+
+@pytest.mark.parametrize("text", ["0s", "1", "1.5s", "-5s", "5m1h", "s", "'1 h'", "1d", "٣s", "9999999s"])
+def test_what_is_no_duration_is_told(text: str, tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, f"{SMALLEST}interval: {text}\n")
+    assert fault.startswith("7: interval: ")
+
+
+@given(st.text(max_size=60) | st.sampled_from(["device", "source", "trust", "registries"]).flatmap(
+    lambda key: st.text("abc:-[]{}1 '\n", max_size=20).map(lambda value: f"{key}: {value}")))  # fmt: skip
+def test_any_text_is_a_configuration_or_a_format_error(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "agent.yaml"
+        file.write_bytes(text.encode())
+        with pytest.raises(FormatError):
+            load_config(file)

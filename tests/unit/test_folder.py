@@ -1,0 +1,104 @@
+"""Folders of documents and components, as people keep them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from margo_cli import folder as folder_room
+from margo_cli.folder import read_component, read_deployments
+from margo_oci.errors import FormatError
+from tests.unit.scenes import ID, OTHER_ID, as_yaml, document
+
+
+def test_every_document_of_a_folder_is_read_in_order(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_bytes(as_yaml(document()))
+    (tmp_path / "a.yaml").write_bytes(as_yaml(document(OTHER_ID)))
+    (tmp_path / "README.md").write_text("no document")
+    (tmp_path / "sub.yaml").mkdir()
+    found = read_deployments(tmp_path)
+    assert [(one.file.name, one.deployment.id) for one in found] == [("a.yaml", OTHER_ID), ("b.yaml", ID)]
+
+
+def test_one_id_in_two_files_is_told_with_both(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(as_yaml(document(ID)))
+    (tmp_path / "b.yaml").write_bytes(as_yaml(document(ID.upper())))
+    with pytest.raises(FormatError) as refused:
+        read_deployments(tmp_path)
+    assert str(refused.value) == f"{tmp_path}/b.yaml:1: id: {ID} stands in {tmp_path}/a.yaml, too"
+
+
+def test_another_ending_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(as_yaml(document()))
+    (tmp_path / "b.yml").write_bytes(as_yaml(document(OTHER_ID)))
+    with pytest.raises(FormatError) as refused:
+        read_deployments(tmp_path)
+    assert str(refused.value) == f"{tmp_path}/b.yml: ends in .yml: rename it to b.yaml, or it is not published"
+
+
+def test_the_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(as_yaml(document("x")))
+    (tmp_path / "b.yaml").write_bytes(b"a: 1\na: 2\n")
+    (tmp_path / "c.yaml").write_bytes(b"")
+    (tmp_path / "d.yml").touch()
+    with pytest.raises(FormatError) as refused:
+        read_deployments(tmp_path)
+    assert [fault.removeprefix(f"{tmp_path}/") for fault in refused.value.faults] == [
+        "a.yaml:1: id: 'x' does not fit: a UUID",
+        "b.yaml:2: 'a' stands twice",
+        "c.yaml:1: an ApplicationDeployment is expected, got an empty file",
+        "d.yml: ends in .yml: rename it to d.yaml, or it is not published",
+    ]
+
+
+def test_an_empty_folder_must_be_meant(tmp_path: Path) -> None:
+    with pytest.raises(
+        FormatError, match="an empty state makes devices remove everything; if that is meant, --allow-empty"
+    ):
+        read_deployments(tmp_path)
+    assert read_deployments(tmp_path, allow_empty=True) == []
+
+
+def test_what_is_no_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="gone: a folder with ApplicationDeployments"):
+        read_deployments(tmp_path / "gone", allow_empty=True)
+    with pytest.raises(FormatError, match=r"gone: a folder with compose.yaml is expected"):
+        read_component(tmp_path / "gone")
+
+
+def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"#" * 1_100_000)
+    with pytest.raises(FormatError, match=r"a.yaml: 1048577 bytes, at most 1048576 are read"):
+        read_deployments(tmp_path)
+
+
+def test_a_component_is_all_its_files_with_what_is_executable(tmp_path: Path) -> None:
+    for path in ("compose.yaml", "config/app.conf", "bin/start", ".env", ".git/config", "sub/.DS_Store"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bin" / "start").chmod(0o750)
+    found = read_component(tmp_path)
+    assert sorted(found) == [".env", "bin/start", "compose.yaml", "config/app.conf"]
+    assert found["bin/start"].executable
+    assert not found["compose.yaml"].executable
+    assert found["config/app.conf"].data == b"config/app.conf"
+
+
+def test_links_and_pipes_are_not_packaged(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").touch()
+    (tmp_path / "a").symlink_to("compose.yaml")
+    (tmp_path / "b").symlink_to("/etc")
+    os.mkfifo(tmp_path / "c")
+    with pytest.raises(FormatError) as refused:
+        read_component(tmp_path)
+    assert [fault.removeprefix(f"{tmp_path}/") for fault in refused.value.faults] == [
+        f"{name}: only plain files are packaged, no links, sockets or devices" for name in "abc"
+    ]
+
+
+def test_a_component_has_a_size_that_devices_accept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_room, "UNPACKED_LIMIT_BYTES", 10)
+    (tmp_path / "a").write_bytes(b"x" * 11)
+    with pytest.raises(FormatError, match="more than 10 bytes or 10000 files"):
+        read_component(tmp_path)
