@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import docker
+from docker.models.containers import Container
 
 from tests.parts.engine import Engine
 from tests.parts.registry import LocalRegistry
@@ -159,19 +160,36 @@ class Site:
 
     def containers(self) -> Mapping[str, str]:
         """Return component to container id, of what runs here."""
-        client = docker.DockerClient(base_url=self.engine.docker_host)
-        try:
-            found = client.containers.list(filters={"label": "org.margo.deployment"})
-            return {one.labels["org.margo.component"]: str(one.id) for one in found}
-        finally:
-            client.close()
+        with self.looking() as client:
+            return {one.labels["org.margo.component"]: str(one.id) for one in ours(client)}
+
+    def services(self) -> Mapping[str, str]:
+        """Return component/service to container id, of what runs here."""
+        with self.looking() as client:
+            return {
+                f"{one.labels['org.margo.component']}/{one.labels['com.docker.compose.service']}": str(one.id)
+                for one in ours(client)
+            }
+
+    def stop(self, component: str) -> None:
+        """Stop a component's containers, as a power cut would."""
+        with self.looking() as client:
+            for one in ours(client):
+                if one.labels["org.margo.component"] == component:
+                    one.kill()
 
     def take_down(self) -> None:
         """Remove everything the device runs."""
+        with self.looking() as client:
+            for one in ours(client, all=True):
+                one.remove(force=True)
+
+    @contextmanager
+    def looking(self) -> Iterator[docker.DockerClient]:
+        """Look at the engine."""
         client = docker.DockerClient(base_url=self.engine.docker_host)
         try:
-            for one in client.containers.list(all=True, filters={"label": "org.margo.deployment"}):
-                one.remove(force=True)
+            yield client
         finally:
             client.close()
 
@@ -186,6 +204,12 @@ class Site:
                 yield agent
             finally:
                 agent.kill()
+
+
+def ours(client: docker.DockerClient, **options: bool) -> Sequence[Container]:
+    """Return the containers that carry our label."""
+    found: Sequence[Container] = client.containers.list(filters={"label": "org.margo.deployment"}, **options)
+    return found
 
 
 def page(port: int) -> str:

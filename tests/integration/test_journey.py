@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import docker
 import pytest
 
 from tests.integration.site import IDS, Site, page, web
@@ -169,13 +169,10 @@ def test_containers_run_what_the_lock_says_whatever_tags_say_later(site: Site, e
     locked = inspected["deployments"][0]["lock"]["images"]
     Images(engine.docker_host, site.registry.host).push("images/web", "1.0", images.web(version="moved"))
     site.agent("once")
-    client = docker.DockerClient(base_url=engine.docker_host)
-    try:
+    with site.looking() as client:
         container = client.containers.list(filters={"label": f"org.margo.deployment={IDS['hello']}"})[0]
         assert container.attrs["Config"]["Image"] == f"{site.registry.host}/images/web@{next(iter(locked.values()))}"
         assert container.labels["org.margo.component"] == "hello"
-    finally:
-        client.close()
 
 
 def test_an_operator_goes_back_with_a_higher_counter_and_no_layer_moves(site: Site) -> None:
@@ -246,3 +243,36 @@ def test_a_state_without_an_engine_is_tried_again_and_not_remembered_as_failed(s
     assert "no-such-engine.sock" in report["message"]
     site.configure()
     assert site.agent("once")["outcome"] == "applied"
+
+
+def test_5_7_a_changed_config_file_recreates_its_users_alone(site: Site, web_image: str) -> None:
+    config = "    configs: [{source: page, target: /www/page.html}]\nconfigs: {page: {file: ./page.html}}\n"
+    both = web(web_image, HELLO).replace("services:\n", f"services:\n  aside: {{image: {web_image}}}\n") + config
+    site.component("hello", "1.3.0", both, page__html="first")
+    site.deployment("hello", "1.3.0")
+    site.push()
+    site.agent("once")
+    before = site.services()
+    site.component("hello", "1.4.0", both, page__html="second")
+    site.deployment("hello", "1.4.0")
+    site.push()
+    assert site.agent("plan")["deployments"][0]["restarts"] == ["hello/web"]
+    site.agent("once")
+    after = site.services()
+    assert {name for name in before if before[name] != after[name]} == {"hello/web"}
+    with urllib.request.urlopen(f"http://127.0.0.1:{HELLO}/page.html", timeout=5) as answer:
+        assert answer.read() == b"second"
+
+
+def test_restore_brings_up_what_was_installed_without_a_network(site: Site) -> None:
+    site.agent("once")
+    before = site.containers()
+    site.stop("pump")
+    site.registry.stop()
+    try:
+        report = site.agent("restore")
+    finally:
+        site.registry.start()
+    assert (report["outcome"], report["requests"]) == ("unchanged", 0)
+    assert (page(HELLO), page(PUMP)) == ("hello", "pump")
+    assert site.containers()["hello"] == before["hello"]

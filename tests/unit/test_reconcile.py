@@ -173,7 +173,7 @@ def test_one_change_among_200_needs_at_most_six_requests(tmp_path: Path, referre
 def test_an_offered_manifest_is_not_asked_for_again(plant: Plant) -> None:
     running(plant, pump="a")
     state = plant.publish(plant.workload("pump", "b"), counter=2)
-    assert plant.device.once(offered=state.manifest).outcome == "applied"
+    assert plant.device.once(offered=state.manifest.data).outcome == "applied"
     assert not [one for one in plant.sim.requests if "manifests/latest" in one.path]
     assert plant.device.engine.running == {"pump": "b"}
 
@@ -181,7 +181,7 @@ def test_an_offered_manifest_is_not_asked_for_again(plant: Plant) -> None:
 def test_an_offered_manifest_is_held_against_the_rules_all_the_same(plant: Plant) -> None:
     running(plant, pump="a")
     state = plant.publish(plant.workload("pump", "b"), counter=2, key=plant.stranger)
-    assert plant.device.once(offered=state.manifest).reason == "wrong-key"
+    assert plant.device.once(offered=state.manifest.data).reason == "wrong-key"
     assert plant.device.engine.log == []
 
 
