@@ -128,9 +128,14 @@ def _last_words(stderr: bytes) -> str:
 
 
 def images_of(model: Mapping[str, Any]) -> Sequence[str]:
-    """Return the image references a model leads to; services behind a profile that is off are not in it."""
-    services = [service for service in model["services"].values() if not service.get("profiles")]
-    return sorted({str(service["image"]) for service in services if service.get("image")})
+    """Return the image references that a filled-in model leads to."""
+    return sorted({str(service["image"]) for service in model["services"].values() if service.get("image")})
+
+
+def images_of_template(template: Mapping[str, Any]) -> Sequence[str]:
+    """Return the image references of a template; a service behind a profile is off unless a variable turns it on."""
+    always = {name: service for name, service in template["services"].items() if not service.get("profiles")}
+    return images_of({"services": always})
 
 
 def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str], list[str]]:

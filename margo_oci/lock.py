@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from margo_oci.compose import Compose, images_of
+from margo_oci.compose import Compose, images_of, images_of_template
 from margo_oci.deployment import Component, Deployment
 from margo_oci.desired_state import Lock
 from margo_oci.errors import FormatError, RegistryError
@@ -96,7 +96,7 @@ class Locker:
         variables = deployment.environment(component.name)
         template = await self._once(f"template {digest}", lambda: self._template(digest))
         if not _depends_on_variables(template, variables):
-            return images_of(template)
+            return images_of_template(template)
         model = await asyncio.to_thread(self.compose().model, self._folder(digest), project="lock", variables=variables)
         return images_of(model)
 
@@ -135,4 +135,6 @@ async def fetch_archive(registry: Registry, reference: Reference, store: Store) 
 
 def _depends_on_variables(template: Mapping[str, Any], variables: Mapping[str, str]) -> bool:
     """Tell whether which images are used may change with the deployment's parameters."""
-    return any("$" in image for image in images_of(template)) or any(name.startswith("COMPOSE_") for name in variables)
+    return any("$" in image for image in images_of_template(template)) or any(
+        name.startswith("COMPOSE_") for name in variables
+    )

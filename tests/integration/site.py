@@ -181,7 +181,7 @@ class Site:
     def take_down(self) -> None:
         """Remove everything the device runs."""
         with self.looking() as client:
-            for one in ours(client, all=True):
+            for one in ours(client, stopped=True):
                 one.remove(force=True)
 
     @contextmanager
@@ -206,9 +206,9 @@ class Site:
                 agent.kill()
 
 
-def ours(client: docker.DockerClient, **options: bool) -> Sequence[Container]:
+def ours(client: docker.DockerClient, *, stopped: bool = False) -> Sequence[Container]:
     """Return the containers that carry our label."""
-    found: Sequence[Container] = client.containers.list(filters={"label": "org.margo.deployment"}, **options)
+    found: Sequence[Container] = client.containers.list(all=stopped, filters={"label": "org.margo.deployment"})
     return found
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from margo_oci.compose import Compose, faults_of_template, images_of
+from margo_oci.compose import Compose, faults_of_template, images_of, images_of_template
 from margo_oci.errors import ApplyError, FormatError
 
 
@@ -27,7 +27,7 @@ def test_images_are_named_once_each_in_order() -> None:
 
 
 def test_a_service_behind_a_profile_leads_to_no_image() -> None:
-    assert images_of({"services": {"a": {"image": "x"}, "b": {"image": "y", "profiles": ["debug"]}}}) == ["x"]
+    assert images_of_template({"services": {"a": {"image": "x"}, "b": {"image": "y", "profiles": ["debug"]}}}) == ["x"]
 
 
 def test_an_archive_without_secrets_and_strays_has_no_faults(tmp_path: Path) -> None:
