@@ -157,7 +157,7 @@ class _Reader:
         if not isinstance(value, str):
             self.fault(
                 path,
-                f'text is expected, got {value!r:.80}: put it in quotes (as in "{value}")'[:200],
+                f"text is expected, got {value!r:.80}: put it in quotes",
             )
             return ""
         if pattern and not pattern.fullmatch(value):

@@ -3,6 +3,7 @@
 Nothing that comes back is trusted here; what is asked for by digest is checked by whoever keeps it.
 """
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from margo_oci.manifest import (
     DOCKER_MANIFEST,
     IMAGE_INDEX,
     IMAGE_MANIFEST,
+    REFERRER_COUNT_LIMIT,
     parse_index,
 )
 from margo_oci.reference import Reference
@@ -160,29 +162,40 @@ class Registry:
 
     async def referrers(self, reference: Reference) -> Sequence[Descriptor]:
         """Return what the referrers API lists for a digest; nothing where the registry has no such API."""
+        found: list[Descriptor] = []
+        headers = {"Accept": IMAGE_INDEX}
         try:
-            async with self._get(reference, f"referrers/{reference.digest}", {"Accept": IMAGE_INDEX}) as response:
-                if not response.headers.get("Content-Type", "").startswith(IMAGE_INDEX):
+            async for media_type, page in self._pages(reference, f"referrers/{reference.digest}", headers):
+                if media_type != IMAGE_INDEX:
                     return ()
-                data = await self._read(response, PAGE_LIMIT_BYTES)
+                found += parse_index(page, what=f"referrers of {reference.digest[:19]}")
+                if len(found) > REFERRER_COUNT_LIMIT:
+                    break
         except NotFound:
             return ()
-        return parse_index(data, what=f"referrers of {reference.digest[:19]}")
+        return found
 
     async def tags(self, reference: Reference) -> Sequence[str]:
         """Return all tags of a repository, page by page. Raises RegistryError after too many pages."""
         found: list[str] = []
-        path = "tags/list?n=1000"
-        for _ in range(PAGE_LIMIT):
-            async with self._get(reference, path, {}) as response:
-                page = parse_json(await self._read(response, PAGE_LIMIT_BYTES), what=f"tags of {reference.name}")
-                following = response.links.get("next", {}).get("url")
-            tags = page.get("tags") or []
+        async for _, page in self._pages(reference, "tags/list?n=1000", {}):
+            tags = parse_json(page, what=f"tags of {reference.name}").get("tags") or []
             found += [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+        return found
+
+    async def _pages(
+        self, reference: Reference, path: str, headers: dict[str, str]
+    ) -> AsyncIterator[tuple[str, bytes]]:
+        """Yield media type and body of each page of a list (distribution-spec, `Link`)."""
+        for _ in range(PAGE_LIMIT):
+            async with self._get(reference, path, headers) as response:
+                page = await self._read(response, PAGE_LIMIT_BYTES)
+                following = response.links.get("next", {}).get("url")
+            yield response.headers.get("Content-Type", "").partition(";")[0].strip(), page
             if not following:
-                return found
+                return
             path = following
-        raise RegistryError(f"{reference.name}: the tag list does not end after {PAGE_LIMIT} pages")
+        raise RegistryError(f"{reference.name}: a list does not end after {PAGE_LIMIT} pages")
 
     async def ping(self, host: str) -> None:
         """Ask whether `host` is a registry that lets us in. Raises RegistryError."""
@@ -341,7 +354,9 @@ def _words(error: Exception) -> str:
     cause: BaseException = error
     while inner := cause.__cause__ or cause.__context__:
         cause = inner.exceptions[0] if isinstance(inner, BaseExceptionGroup) else inner
-    words = getattr(cause, "strerror", None) or str(cause) or str(error) or type(error).__name__
+    words = str(cause) or str(error) or type(error).__name__
+    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and (cause.errno or 0) > 0:
+        words = os.strerror(cause.errno or 0)  # asyncio puts its own words in place of the system's
     plain = any(sign in words for sign in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"))
     return "the registry speaks plain HTTP: --plain-http (plainHttp: true) allows that" if plain else words
 

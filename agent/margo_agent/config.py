@@ -187,13 +187,20 @@ class _Reader:
             self.fault((*path, "plainHttp"), f"true or false is expected, got {plain_http!r:.80}")
         if ("clientCert" in raw) != ("clientKey" in raw):
             self.fault(path, "clientCert and clientKey go together")
-        return Access(
+        access = Access(
             plain_http=plain_http is True,
             ca_file=self.file_at((*path, "caFile")),
             client_cert=self.file_at((*path, "clientCert")),
             client_key=self.file_at((*path, "clientKey")),
             credentials=self.credentials(path, raw),
         )
+        files = (access.ca_file, access.client_cert, access.client_key)
+        try:
+            if all(file is None or file.is_file() for file in files):
+                access.tls()
+        except FormatError as error:
+            self.fault(path, str(error))
+        return access
 
     def file_at(self, path: FieldPath) -> Path | None:
         text = self.text(path, required=False)

@@ -1,8 +1,9 @@
 """The first half of a pass: resolve, verify, fetch. Nothing that runs is touched, whatever happens here."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from margo_agent.config import AgentConfig
 from margo_agent.generation import Generations
@@ -20,6 +21,8 @@ from margo_oci.registry import Registry
 from margo_oci.store import Store
 from margo_oci.transfer import Sleep, check_trust, fetch, resolve
 from margo_oci.trust import Policy, Seen, Verified, recall
+
+GATHER_LIMIT_S = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,14 @@ class Gatherer:
 
         `offered` is a manifest just received from the source. Raises TrustError, FormatError, RegistryError.
         """
-        return asyncio.run(self._gather(record, report, accept=accept, offered=offered))
+        return asyncio.run(self._in_time(self._gather(record, report, accept=accept, offered=offered)))
+
+    async def _in_time(self, work: Coroutine[Any, Any, Desired | None]) -> Desired | None:
+        """A registry that drips must not hold a device for ever; what has come so far is kept."""
+        try:
+            return await asyncio.wait_for(work, GATHER_LIMIT_S)
+        except TimeoutError:
+            raise RegistryError(f"{self.config.source}: not done after {GATHER_LIMIT_S:.0f} s") from None
 
     async def _gather(
         self, record: Record, report: Report, *, accept: bool, offered: Manifest | None

@@ -81,14 +81,17 @@ class Generations:
     def prepare(self, placed: Placed, locked: Lock) -> Generation:
         """Make the folder for a deployment, or find it. Raises ApplyError if Compose refuses the model."""
         folder = self._folder(placed.deployment.id, placed.revision)
-        if not folder.is_dir():
-            beside = folder.with_name(f".{folder.name}.new")
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            self._write(placed, locked, beside)
-            beside.rename(folder)
-            for parent in (folder.parent, folder.parent.parent):
-                sync_folder(parent)
+        try:
+            return self.open(placed.deployment.id, placed.revision)
+        except ApplyError:  # not there yet, or gone bad on the disk
+            shutil.rmtree(folder, ignore_errors=True)
+        beside = folder.with_name(f".{folder.name}.new")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        self._write(placed, locked, beside)
+        beside.rename(folder)
+        for parent in (folder.parent, folder.parent.parent):
+            sync_folder(parent)
         return self.open(placed.deployment.id, placed.revision)
 
     def open(self, deployment: str, revision: str) -> Generation:

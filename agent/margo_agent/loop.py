@@ -13,10 +13,11 @@ from typing import Any
 from margo_agent.config import AgentConfig
 from margo_agent.record import RecordFile
 from margo_oci.errors import MargoError, RegistryError, TrustError
-from margo_oci.registry import Registry
+from margo_oci.registry import Received, Registry
 
 BACKOFF_LIMIT_S = 600.0
 DOUBLINGS = 6
+LOOK_LIMIT_S = 120.0
 
 Result = Mapping[str, Any]  # a report's JSON form
 
@@ -96,7 +97,10 @@ class Loop:
         start_s = time.monotonic()
         try:
             known = self.record_file.load().known
-            received = await self.registry.manifest(self.config.source, known=known) if known else None
+            received = await asyncio.wait_for(self._look(known), LOOK_LIMIT_S)
+        except TimeoutError:
+            error = RegistryError(f"{self.config.source}: no whole answer after {LOOK_LIMIT_S:.0f} s")
+            return self._failed("unreachable", error)
         except RegistryError as error:
             return self._failed("unreachable", error, retryAfterSeconds=error.retry_after_s)
         except TrustError as error:
@@ -110,6 +114,9 @@ class Loop:
                 "seconds": {"resolve": round(time.monotonic() - start_s, 3)},
             }
         return await self.pass_(received.data if received else None)
+
+    async def _look(self, known: str) -> Received | None:
+        return await self.registry.manifest(self.config.source, known=known) if known else None
 
     def _failed(self, outcome: str, error: MargoError, **more: Any) -> Result:
         return {"outcome": outcome, "message": str(error), "digest": "", **more}

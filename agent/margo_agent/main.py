@@ -177,7 +177,7 @@ def status(config_file: Path, output: str) -> None:
 def reconciler(config: AgentConfig) -> "Reconciler":
     """Build a pass out of its parts. Raises FormatError for a key that cannot be used."""
     from margo_agent.applying import Applier
-    from margo_agent.engine import Engine, find_engine
+    from margo_agent.engine import Engine, EngineUnavailable, find_engine
     from margo_agent.gather import Gatherer
     from margo_agent.generation import Generations
     from margo_agent.preview import Preview
@@ -191,7 +191,11 @@ def reconciler(config: AgentConfig) -> "Reconciler":
     record_file = RecordFile(config.state_dir / "record.json")
 
     def compose() -> Compose:
-        return Compose(find_compose(), _engine_environment(find_engine(config.engine, os.environ)))
+        try:
+            command = find_compose()
+        except FormatError as error:  # a matter of this device, not of what it was sent
+            raise EngineUnavailable(str(error)) from None
+        return Compose(command, _engine_environment(find_engine(config.engine, os.environ)))
 
     def runtime() -> Runtime:
         return Runtime(compose(), Engine(find_engine(config.engine, os.environ)), config.access)

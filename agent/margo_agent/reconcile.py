@@ -82,6 +82,8 @@ class Reconciler:
             )
         except ApplyError as error:
             report.outcome, report.message = "failed", str(error)
+        except OSError as error:  # a full disk, a read-only one: nothing is lost, and the next pass tries again
+            report.outcome, report.message = "failed", f"disk: {error.strerror}: {error.filename or 'stateDir'}"
         return report
 
 

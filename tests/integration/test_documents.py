@@ -16,6 +16,7 @@ import yaml
 
 from examples.images.build import build_all
 from margo_oci import parse_deployment
+from tests.parts.certs import Authority
 from tests.parts.engine import Engine
 from tests.parts.registry import LocalRegistry
 
@@ -223,8 +224,9 @@ def yaml_block(document: str, having: str) -> str:
 
 
 def test_the_configuration_of_the_device_page_is_accepted(tmp_path: Path) -> None:
-    for name in ("fleet.pub", "plant-ca.pem", "registry-password"):
+    for name in ("fleet.pub", "registry-password"):
         (tmp_path / name).touch()
+    Authority.create(tmp_path).ca_file.rename(tmp_path / "plant-ca.pem")
     text = yaml_block("docs/device.md", "stateDir").replace("/etc/margo-agent", str(tmp_path))
     config = tmp_path / "config.yaml"
     config.write_text(text.replace("/var/lib/margo-agent", str(tmp_path / "state")))

@@ -11,6 +11,7 @@ from margo_agent.config import load_config
 from margo_oci.auth import Credentials
 from margo_oci.errors import FormatError
 from margo_oci.registry import Access
+from tests.parts.certs import Authority
 
 SMALLEST = """\
 device: edge-17
@@ -48,8 +49,7 @@ def test_the_smallest_configuration_has_sensible_defaults(tmp_path: Path) -> Non
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
-    for name in ("ca.pem", "device.pem", "device.key"):
-        (tmp_path / name).touch()
+    Authority.create(tmp_path).for_client("device")
     (tmp_path / "password").write_text("sec ret\r\n")
     config = load_config(written(tmp_path, SMALLEST + """\
 interval: 1h30m5s
@@ -153,6 +153,13 @@ def test_a_slip_is_told_with_its_line(before: str, after: str, message: str, tmp
     assert before in SMALLEST
     found = faults(tmp_path, SMALLEST.replace(before, after))
     assert any(fault.startswith(message) for fault in found), found
+
+
+def test_a_certificate_that_cannot_be_used_is_told_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    text = SMALLEST + "registries: {a.example: {caFile: ca.pem}}\n"
+    [fault] = faults(tmp_path, text)
+    assert fault.startswith(f"7: registries.a.example: {tmp_path}/ca.pem: not usable as certificates")
 
 
 def test_a_file_it_names_must_be_there(tmp_path: Path) -> None:

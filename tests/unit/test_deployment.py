@@ -142,7 +142,7 @@ def field(path: tuple[str | int, ...]) -> str:
     ("path", "value", "line", "message"),
     [
         (("id",), ..., 1, "is missing"),
-        (("id",), 7, 1, 'text is expected, got 7: put it in quotes (as in "7")'),
+        (("id",), 7, 1, "text is expected, got 7: put it in quotes"),
         (("id",), ID + "\n", 1, "does not fit: a UUID"),
         (("kind",), "Deployment", 21, "ApplicationDeployment is expected, got 'Deployment'"),
         (("apiVersion",), "v1", 21, "application.margo.org/v1alpha1 is expected, got 'v1'"),

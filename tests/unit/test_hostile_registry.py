@@ -261,7 +261,7 @@ def test_a_list_of_tags_is_read_page_by_page() -> None:
 def test_a_list_of_tags_without_end_is_given_up() -> None:
     sim = registry_with_tags("a")
     sim.fail(says({"Link": '</v2/fleet/edge-17/tags/list?n=1>; rel="next"'}), on="tags/list", times=ALWAYS)
-    with pytest.raises(RegistryError, match="the tag list does not end after 100 pages"):
+    with pytest.raises(RegistryError, match="a list does not end after 100 pages"):
         ask(sim, lambda registry: registry.tags(SOURCE))
     assert len(sim.requests) == 100
 
