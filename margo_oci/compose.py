@@ -14,6 +14,8 @@ from margo_oci.package import COMPOSE_FILE
 
 CONFIG_TIMEOUT_S = 60.0
 MODEL_LIMIT_BYTES = 16 * 1024 * 1024
+# Else `include` and `extends` would fetch Git and OCI resources that no digest of ours covers.
+_NO_REMOTES = {"COMPOSE_EXPERIMENTAL_GIT_REMOTE": "false", "COMPOSE_EXPERIMENTAL_OCI_REMOTE": "false"}
 _PLUGINS = (
     "~/.docker/cli-plugins",
     "/usr/local/lib/docker/cli-plugins",
@@ -104,7 +106,7 @@ class Compose:
         try:
             done = subprocess.run(
                 command,
-                env={**(variables or {}), **self.environment},
+                env={**(variables or {}), **self.environment, **_NO_REMOTES},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout_s,

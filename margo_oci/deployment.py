@@ -27,6 +27,8 @@ REVISION = re.compile(
 )
 TIMEOUT = re.compile(r"(\d{1,6})m(\d{1,6})s", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+# Compose itself listens to these; COMPOSE_PROFILES alone is about the workload.
+STEERING = re.compile(r"DOCKER_.*|COMPOSE_(?!PROFILES$).*|BUILDKIT_.*|PATH|HOME|LD_.*|XDG_RUNTIME_DIR")
 PROFILE_TYPES = {
     "compose": "compose", "compose.v1": "compose",
     "helm": "helm", "helm.v3": "helm",
@@ -299,6 +301,8 @@ class _Reader:
         pointer = self.text((*path, "pointer"))
         if profile == "compose" and pointer and not VARIABLE.fullmatch(variable_of(pointer)):
             self.fault((*path, "pointer"), f"{pointer!r:.80} is no name of an environment variable")
+        if profile == "compose" and STEERING.fullmatch(variable_of(pointer)):
+            self.fault((*path, "pointer"), f"{pointer!r:.80} steers the container tools, not a workload")
         at = (*path, "components")
         named = self.items(at, list, required=True)
         for i, name in enumerate(named):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from margo_oci.compose import Compose
+from margo_oci.compose import Compose, faults_of_template
 from margo_oci.content import canonical_json, digest_of
 from margo_oci.deployment import Component, Deployment
 from margo_oci.desired_state import Lock, Placed
@@ -66,11 +66,14 @@ class Generations:
         return self._component(digest).is_dir()
 
     def add_component(self, digest: str, archive: Archive) -> None:
-        """Unpack a checked archive: beside first, then under its name."""
+        """Unpack a checked archive: beside first, then under its name. Raises FormatError by rule 8.5."""
         folder = self._component(digest)
         beside = folder.with_name(f".{folder.name}.new")
         shutil.rmtree(beside, ignore_errors=True)
         extract(archive.entries, beside)
+        faults, _ = faults_of_template(self.compose.template(beside), beside)
+        if faults:
+            raise FormatError(*(f"compose.yaml: {fault}" for fault in faults))
         beside.rename(folder)
         sync_folder(folder.parent)
 

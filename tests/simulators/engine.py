@@ -137,6 +137,11 @@ class SimulatedCompose(Compose):
 
     engine: SimulatedEngine
 
+    def template(self, folder: Path) -> dict[str, Any]:
+        """Read the file as it is."""
+        template: dict[str, Any] = json.loads((folder / COMPOSE_FILE).read_text())
+        return template
+
     def model(self, folder: Path, *, project: str, variables: Mapping[str, str]) -> dict[str, Any]:
         """Fill variables in."""
         model: dict[str, Any] = json.loads(Template((folder / COMPOSE_FILE).read_text()).substitute(variables))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from margo_oci.compose import Compose, faults_of_template, images_of, images_of_template
+from margo_oci.compose import Compose, faults_of_template, find_compose, images_of, images_of_template
 from margo_oci.errors import ApplyError, FormatError
 
 
@@ -88,8 +88,16 @@ def test_compose_sees_the_variables_of_the_deployment_and_nothing_of_ours(
     compose = script(tmp_path, "env")
     seen = compose.run(["config"], file=None, project="p", variables={"SITE": "3", "PATH": "/evil"}, timeout_s=10)
     names = {line.partition("=")[0] for line in seen.splitlines()} - {"PWD", "SHLVL", "_", "OLDPWD"}
-    assert names == {"PATH", "SITE"}
+    assert names == {"PATH", "SITE", "COMPOSE_EXPERIMENTAL_GIT_REMOTE", "COMPOSE_EXPERIMENTAL_OCI_REMOTE"}
     assert "PATH=/usr/bin:/bin" in seen.splitlines()
+
+
+@pytest.mark.parametrize("remote", ["oci://127.0.0.1:9/x/y:1", "https://127.0.0.1:9/a.git#main:sub"])
+def test_8_5_a_compose_file_fetches_nothing_from_elsewhere(tmp_path: Path, remote: str) -> None:
+    """With the real Compose: what it would fetch, no digest of ours would cover."""
+    (tmp_path / "compose.yaml").write_text(f"include: ['{remote}']\nservices: {{a: {{image: x}}}}\n")
+    with pytest.raises(FormatError, match="remote resource is disabled"):
+        Compose(find_compose(), {"PATH": "/usr/bin:/bin"}).template(tmp_path)
 
 
 def test_compose_is_told_project_folder_and_file(tmp_path: Path) -> None:

@@ -322,3 +322,11 @@ def test_the_largest_document_is_checked_in_reasonable_time() -> None:
         "    pass\n",
         cpu_s=8,
     )
+
+
+@pytest.mark.parametrize("pointer", ["DOCKER_HOST", "ENV.DOCKER_CONTEXT", "COMPOSE_FILE", "PATH", "LD_PRELOAD"])
+def test_5_3_a_parameter_cannot_steer_the_container_tools(pointer: str) -> None:
+    text = (Path(__file__).parents[1] / "vectors/margo/valid").glob("*compose.yaml")
+    document = next(text).read_text().replace("ENV.ADMIN_NAME", pointer)
+    with pytest.raises(FormatError, match="steers the container tools, not a workload"):
+        parse_deployment(document.encode(), what="x.yaml")

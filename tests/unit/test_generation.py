@@ -21,6 +21,9 @@ IMAGE = "registry.example/web:1"
 class PaperCompose(Compose):
     """Says what a compose file means without asking Compose: its services are one, and its variables stand in it."""
 
+    def template(self, folder: Path) -> dict[str, Any]:
+        return {"services": {"web": {"image": IMAGE}}}
+
     def model(self, folder: Path, *, project: str, variables: Mapping[str, str]) -> dict[str, Any]:
         assert (folder / "compose.yaml").exists()
         return {"name": project, "services": {"web": {"image": IMAGE, "environment": dict(variables)}}}
