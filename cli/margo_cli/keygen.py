@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from margo_cli.session import PASSWORD_VARIABLE, password_of_environment, say
+from margo_cli.session import PASSWORD_VARIABLE, Session, long_output_option, password_of_environment, say
 from margo_oci.errors import FormatError
 from margo_oci.keys import PublicKey, generate
 
@@ -22,7 +22,8 @@ from margo_oci.keys import PublicKey, generate
 )
 @click.option("--name", default="margo", show_default=True, help="NAME.key and NAME.pub are written.")
 @click.option("--no-password", is_flag=True, help="Leave the private key unencrypted.")
-def keygen(folder: Path, name: str, no_password: bool) -> None:
+@long_output_option
+def keygen(folder: Path, name: str, no_password: bool, output: str) -> None:
     """Make a P-256 key pair for signing desired states.
 
     The password comes from MARGO_OCI_KEY_PASSWORD, or is asked for. Files are never overwritten.
@@ -43,7 +44,9 @@ def keygen(folder: Path, name: str, no_password: bool) -> None:
     _write_new(private_file, private, 0o600)
     _write_new(public_file, public, 0o644)
     say(f"{private_file}: keep it secret\n{public_file}: give it to devices and verifiers")
-    click.echo(PublicKey.from_pem(public, name=public_file.name).fingerprint)
+    fingerprint = PublicKey.from_pem(public, name=public_file.name).fingerprint
+    raw = {"private": str(private_file), "public": str(public_file), "fingerprint": fingerprint}
+    Session(output).show(raw, [fingerprint])
 
 
 def _password() -> bytes | None:

@@ -19,7 +19,7 @@ PASSWORD_LIMIT_BYTES = 64 * 1024
 @click.argument("host")
 @click.option("--username", "-u", help="[asked for]")
 @click.option("--password-stdin", is_flag=True, help="Read the password or token from stdin. [asked for]")
-@with_session(output=False)
+@with_session()
 def login(session: Session, host: str, username: str | None, password_stdin: bool) -> None:
     """Log in to a registry; what works is kept where docker and podman keep it.
 
@@ -47,7 +47,8 @@ def login(session: Session, host: str, username: str | None, password_stdin: boo
             await registry.ping(host)
 
     asyncio.run(try_it())
-    say(f"logged in to {host}; kept in {auth_files().save(host, credentials)}")
+    kept = auth_files().save(host, credentials)
+    session.show({"host": host, "username": username, "file": str(kept)}, [f"logged in to {host}; kept in {kept}"])
 
 
 @click.command()

@@ -201,7 +201,7 @@ def _lines(state: DesiredState, placed: Mapping[str, Placed], found: Sequence[De
 )
 @public_keys_option
 @click.option("--force", is_flag=True, help="Replace files that are there with other content.")
-@with_session(output=False)
+@with_session(short=False)
 def pull(session: Session, reference: Reference, folder: Path, key_files: Sequence[Path], force: bool) -> None:
     """Write the documents of a published state as files, byte for byte, after verifying it.
 
@@ -219,5 +219,13 @@ def pull(session: Session, reference: Reference, folder: Path, key_files: Sequen
     folder.mkdir(parents=True, exist_ok=True)
     for file, data in files.items():
         file.write_bytes(data)
-        click.echo(str(file))
+    state = verified.state
+    raw = {
+        "reference": str(reference.at(state.manifest.digest)),
+        "digest": state.manifest.digest,
+        "counter": state.counter,
+        "scope": state.scope,
+        "files": [str(file) for file in files],
+    }
+    session.show(raw, [str(file) for file in files])
     say(f"{len(files)} deployments of counter {verified.state.counter} for {verified.state.scope}")

@@ -122,18 +122,18 @@ public_keys_option = click.option(
     "--key", "key_files", type=click.Path(path_type=Path), multiple=True, required=True,
     help="Public key that is trusted; may be given several times.",
 )  # fmt: skip
-output_option = click.option(
-    "--output",
-    "-o",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to print.",
-)
+_forms: dict[str, Any] = {
+    "type": click.Choice(["text", "json"]),
+    "default": "text",
+    "show_default": True,
+    "help": "How to print.",
+}
+output_option = click.option("--output", "-o", **_forms)
+long_output_option = click.option("--output", **_forms)  # where -o names a folder
 
 
-def with_session(output: bool = True) -> Callable[[F], F]:
-    """Add the options every registry command has, and hand them over as one `session`."""
+def with_session(*, short: bool = True) -> Callable[[F], F]:
+    """Add the options every registry command has, and hand them over as one `session`; `short` adds -o."""
 
     def decorate(command: F) -> F:
         @click.option(
@@ -147,10 +147,9 @@ def with_session(output: bool = True) -> Callable[[F], F]:
         )  # fmt: skip
         @functools.wraps(command)
         def called(*args: Any, plain_http: bool, ca_file: Path | None, **kwargs: Any) -> Any:
-            form = kwargs.pop("output", "text") if output else "text"
-            return command(Session(form, plain_http, ca_file), *args, **kwargs)
+            return command(Session(kwargs.pop("output"), plain_http, ca_file), *args, **kwargs)
 
-        return output_option(called) if output else called  # type: ignore[return-value]
+        return (output_option if short else long_output_option)(called)  # type: ignore[return-value]
 
     return decorate
 
