@@ -13,6 +13,7 @@ The order is fixed, and nothing of a payload is read before its signature held (
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from margo_oci.content import canonical_json, digest_of
 from margo_oci.cosign import RELEASE, parse_bundle, parse_statement
 from margo_oci.desired_state import DesiredState, parse_state
 from margo_oci.errors import FormatError, TrustError
@@ -31,6 +32,11 @@ class Policy:
         if not self.keys:
             # An empty list would otherwise be the easiest way to write "trust nobody" and mean it.
             raise FormatError("trust: at least one key is expected")
+
+    @property
+    def digest(self) -> str:
+        """What changes when the keys or the scopes do: then what was verified before is verified again."""
+        return digest_of(canonical_json([sorted(key.hint for key in self.keys), sorted(self.scopes)]))
 
 
 @dataclass(frozen=True)

@@ -70,14 +70,18 @@ class Gatherer:
         async with self.registry() as registry:
             try:
                 with report.timed("resolve"):
-                    manifest = offered or await resolve(registry, self.config.source, known=record.known)
+                    manifest = offered or await resolve(
+                        registry, self.config.source, known=record.known_by(self.policy.digest)
+                    )
                 if manifest is None:
                     return None
                 with report.timed("verify"):
                     verified = await self._verify(registry, manifest, record, report)
                 if accept:
                     state = verified.state
-                    self.record_file.save(record.accept(Accepted(state.counter, manifest.digest, state.scope)))
+                    self.record_file.save(
+                        record.accept(Accepted(state.counter, manifest.digest, state.scope, self.policy.digest))
+                    )
                 with report.timed("fetch"):
                     return await self._fetch(registry, verified, record, report)
             finally:
@@ -88,7 +92,7 @@ class Gatherer:
         report.digest = manifest.digest
         seen = record.accepted.get(manifest.annotations.get(SCOPE, ""))
         last = Seen(seen.counter, seen.digest) if seen else None
-        if last and manifest.digest == last.digest:
+        if seen and last and manifest.digest == last.digest and seen.policy == self.policy.digest:
             verified = recall(manifest, last)
         else:
             verified = await check_trust(registry, self.config.source, manifest, self.policy, last=last)

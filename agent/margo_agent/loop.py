@@ -47,6 +47,7 @@ class Loop:
     tell: Callable[[Result], None]
     chance: Callable[[], float]
     failures: int = 0
+    looked: bool = False
     told: tuple[Any, ...] = ()
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     waking: asyncio.Event = field(default_factory=asyncio.Event)
@@ -96,7 +97,9 @@ class Loop:
     async def _result(self) -> Result:
         start_s = time.monotonic()
         try:
-            known = self.record_file.load().known
+            # The first look of a new process is a whole pass: the configuration may have changed.
+            known = self.record_file.load().known if self.looked else ""
+            self.looked = True
             received = await asyncio.wait_for(self._look(known), LOOK_LIMIT_S)
         except TimeoutError:
             error = RegistryError(f"{self.config.source}: no whole answer after {LOOK_LIMIT_S:.0f} s")

@@ -21,6 +21,7 @@ class Accepted:
     counter: int
     digest: str
     scope: str
+    policy: str = ""  # by which it was verified
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class Record:
     def known(self) -> str:
         """What the registry is asked to leave out: the digest of a state with which nothing is left to do."""
         return self.digest if self.settled else ""
+
+    def known_by(self, policy: str) -> str:
+        """Return the same, if it was verified by this very policy."""
+        return self.known if self.known and self.accepted[self.current].policy == policy else ""
 
     def begin(self, deployment: str) -> "Record":
         """Return the record with a step under way: until it ends nobody knows what runs."""

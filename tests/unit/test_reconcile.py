@@ -547,3 +547,13 @@ def test_a_damaged_record_is_never_replaced_by_an_empty_one(plant: Plant) -> Non
         plant.device.once()
     assert plant.device.engine.running == {"pump": "a"}
     assert plant.sim.requests == []
+
+
+def test_a_state_is_verified_again_when_the_keys_of_the_policy_change(plant: Plant) -> None:
+    running(plant, pump="a")
+    plant.device.key = plant.stranger.public
+    report = plant.device.once()
+    assert (report.outcome, report.reason) == ("refused", "wrong-key")
+    assert plant.device.engine.running == {"pump": "a"}
+    plant.device.key = plant.key.public
+    assert plant.device.once().outcome == "unchanged"
