@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from margo_agent.config import AgentConfig, load_config
+from margo_agent.passes import Passes
+from margo_agent.printing import log, show
 from margo_agent.record import RecordFile
 from margo_agent.report import Report
 from margo_oci.content import MANIFEST_LIMIT_BYTES
@@ -92,7 +94,7 @@ def run(config_file: Path, output: str) -> None:
             pass_=passes.once,
             restore=passes.restore,
             interrupt=passes.interrupt,
-            tell=lambda result: _log(result, output),
+            tell=lambda result: log(result, output),
             chance=random.SystemRandom().random,
         )
         asyncio.run(loop.run())
@@ -114,12 +116,8 @@ def once(config_file: Path, output: str, offered: Any) -> int:
     Example:
       margo-agent once --config edge-17.yaml -o json
     """
-    config = load_config(config_file)
     data = offered.read(MANIFEST_LIMIT_BYTES + 1) if offered else b""
-    with locked(config.state_dir / "pass.lock"):
-        report = reconciler(config).once(Report(str(config.source), config.device), offered=data)
-    _show(report, output)
-    return report.exit_code
+    return _pass(config_file, output, lambda reconciler, report: reconciler.once(report, offered=data))
 
 
 @cli.command()
@@ -132,11 +130,7 @@ def restore(config_file: Path, output: str) -> int:
     Example:
       margo-agent restore --config edge-17.yaml
     """
-    config = load_config(config_file)
-    with locked(config.state_dir / "pass.lock"):
-        report = reconciler(config).restore(Report(str(config.source), config.device))
-    _show(report, output)
-    return report.exit_code
+    return _pass(config_file, output, lambda reconciler, report: reconciler.restore(report))
 
 
 @cli.command()
@@ -149,10 +143,15 @@ def plan(config_file: Path, output: str) -> int:
     Example:
       margo-agent plan --config edge-17.yaml
     """
+    return _pass(config_file, output, lambda reconciler, report: reconciler.plan(report))
+
+
+def _pass(config_file: Path, output: str, work: "Callable[[Reconciler, Report], Report]") -> int:
+    """Do one pass alone on the state directory, print its report, and return the exit code."""
     config = load_config(config_file)
     with locked(config.state_dir / "pass.lock"):
-        report = reconciler(config).plan(Report(str(config.source), config.device))
-    _show(report, output)
+        report = work(reconciler(config), Report(str(config.source), config.device))
+    show(report, output)
     return report.exit_code
 
 
@@ -263,94 +262,8 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
-class Passes:
-    """Runs passes in processes of their own, one at a time."""
-
-    def __init__(self, config: AgentConfig) -> None:
-        self.config = config
-        self.process: asyncio.subprocess.Process | None = None
-
-    async def once(self, manifest: bytes | None) -> Mapping[str, Any]:
-        """Run `once`, with the manifest that was just received if there is one."""
-        return await self._run(["once", *(["--offered", "-"] if manifest else [])], manifest)
-
-    async def restore(self) -> Mapping[str, Any]:
-        """Run `restore`."""
-        return await self._run(["restore"], None)
-
-    def interrupt(self) -> None:
-        """Ask the pass under way to end after its step."""
-        if self.process and self.process.returncode is None:
-            self.process.terminate()
-
-    async def _run(self, command: list[str], stdin: bytes | None) -> Mapping[str, Any]:
-        self.process = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "margo_agent", *command, "--config", str(self.config.file), "-o", "json"],
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # a Ctrl-C at the terminal is for the loop, which passes it on
-        )
-        out, err = await self.process.communicate(stdin)
-        try:
-            result: Mapping[str, Any] = json.loads(out)
-        except ValueError:
-            words = err.decode(errors="replace").strip()[-500:] or f"the pass ended with {self.process.returncode}"
-            return {"outcome": "failed", "message": words.removeprefix("error: "), "digest": ""}
-        return result
-
-
 def stop_signal() -> Callable[[], bool]:
     """Return what tells whether SIGTERM came. From now on it ends no step; before, it ended the pass at once."""
     came: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     return lambda: bool(came)
-
-
-def _log(result: Mapping[str, Any], output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps({"time": _now(), **result}))
-        return
-    parts = [result["outcome"]]
-    parts += [f"counter={result['counter']}"] if result.get("counter") else []
-    parts += [f"digest={result['digest']}"] if result.get("digest") else []
-    parts += [f"reason={result['reason']}"] if result.get("reason") else []
-    parts += [result["message"]] if result.get("message") else []
-    click.echo(f"{_now()} {' '.join(parts)}")
-    for one in result.get("deployments", ()):
-        if one["action"] != "keep":
-            click.echo(f"{_now()}   {one['action']} {one['name']}: {one['state']} {one.get('error', '')}".rstrip())
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _show(report: Report, output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps(report.to_dict(), indent=2))
-        return
-    for line in _lines(report):
-        click.echo(line)
-    if report.message:
-        click.echo(
-            f"{report.outcome}{f' ({report.reason})' if report.reason else ''}: {report.message}",
-            err=True,
-        )
-
-
-def _lines(report: Report) -> Iterator[str]:
-    word = {"applied": "would change", "unchanged": "nothing to do"}.get(report.outcome, report.outcome)
-    head = word if report.planned else report.outcome
-    state = f"  counter {report.counter}" if report.counter else ""
-    state += f"  {report.digest}" if report.digest else ""
-    yield f"{head}{state}"
-    for one in report.deployments:
-        detail = f"  restarts {', '.join(one.restarts) or 'nothing'}" if one.restarts is not None else ""
-        detail += f"  {one.bytes} bytes of images to pull" if one.bytes else ""
-        yield f"  {one.action:<8} {one.name or one.id}  {one.state}{detail}"
-    total_s = sum(report.seconds.values())
-    yield (
-        f"  {report.requests} requests, {report.bytes_in} bytes, "
-        f"{report.fetched} layers fetched, {report.reused} reused, {total_s:.2f} s"
-    )
