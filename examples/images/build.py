@@ -29,19 +29,17 @@ def build_and_push(engine: docker.APIClient, folder: Path, repository: str) -> s
     buffer.seek(0)
     name = f"{repository}:{VERSION}"
     finished(engine.build(fileobj=buffer, custom_context=True, tag=name, rm=True, decode=True))
-    pushed = finished(engine.push(repository, VERSION, stream=True, decode=True))
+    finished(engine.push(repository, VERSION, stream=True, decode=True))
+    known: list[str] = engine.inspect_image(name)["RepoDigests"]  # type: ignore[no-untyped-call]
     engine.remove_image(name, force=True)
-    return str(next(line["aux"]["Digest"] for line in pushed if "Digest" in line.get("aux", {})))
+    return next(one.partition("@")[2] for one in known if one.startswith(f"{repository}@"))
 
 
-def finished(progress: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def finished(progress: Iterable[dict[str, Any]]) -> None:
     """Read an engine's progress to its end. Raises RuntimeError with what it complains about."""
-    lines = []
     for line in progress:
         if "error" in line:
             raise RuntimeError(line["error"])
-        lines.append(line)
-    return lines
 
 
 def build_all(registry_host: str, docker_host: str | None = None) -> dict[str, str]:

@@ -19,6 +19,7 @@ from tests.parts.pid_namespace import CGROUP_PREFIX, CGROUP_VARIABLE, remove_cgr
 DEPLOYMENT_LABEL = "org.margo.deployment"
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 10.0
+_BUILT_IN = ("bridge", "host", "none", "podman")  # Podman has no filter for these
 _UNFINISHED = (docker.errors.DockerException, requests.RequestException)
 
 
@@ -172,5 +173,6 @@ def _remove_all(docker_host: str, filters: Mapping[str, str]) -> None:
     with closing(docker.DockerClient(base_url=docker_host, timeout=30)) as client:
         for container in client.containers.list(all=True, filters=dict(filters)):
             container.remove(force=True, v=True)
-        for network in client.networks.list(filters={**filters, "type": "custom"}):
-            network.remove()
+        for network in client.networks.list(filters=dict(filters)):
+            if network.name not in _BUILT_IN:
+                network.remove()

@@ -62,9 +62,10 @@ def build_and_push(
         context = io.BytesIO(_context(recipe))
         _finish(engine.build(fileobj=context, custom_context=True, tag=f"{name}:{tag}", rm=True, decode=True))
         credentials = {"username": login[0], "password": login[1]} if login else None
-        pushed = _finish(engine.push(name, tag, stream=True, decode=True, auth_config=credentials))
+        _finish(engine.push(name, tag, stream=True, decode=True, auth_config=credentials))
+        known: list[str] = engine.inspect_image(f"{name}:{tag}")["RepoDigests"]  # type: ignore[no-untyped-call]
         engine.remove_image(f"{name}:{tag}", force=True)
-    return str(next(step["aux"]["Digest"] for step in pushed if "Digest" in step.get("aux", {})))
+    return next(one.partition("@")[2] for one in known if one.startswith(f"{name}@"))
 
 
 @dataclass(frozen=True)
