@@ -179,6 +179,13 @@ def pinned(model: Mapping[str, Any], locked: Lock, *, deployment: str, component
 
 
 def _service(service: Mapping[str, Any], name: str, locked: Lock, deployment: str, component: str) -> dict[str, Any]:
+    # Each of these would bring in something that no digest of the lock covers.
+    around = [key for key in ("provider", "use_api_socket", "models") if service.get(key)]
+    around += [
+        "volumes" for one in service.get("volumes") or () if isinstance(one, dict) and one.get("type") == "image"
+    ]
+    if around:
+        raise FormatError(f"services.{name}.{around[0]}: not accepted: it would get round the lock")
     image = service.get("image", "")
     if image not in locked.images:
         raise FormatError(f"services.{name}.image: {image or '(none)'} is not in the lock of this deployment")

@@ -155,3 +155,12 @@ def test_a_generation_that_went_bad_on_the_disk_is_an_error_that_can_be_handled(
     (folder / "generation.json").write_text(text)
     with pytest.raises(ApplyError, match="is not usable"):
         found.open(ID, one.revision)
+
+
+@pytest.mark.parametrize(
+    "more", [{"provider": {"type": "x"}}, {"volumes": [{"type": "image", "source": "y", "target": "/y"}]}]
+)
+def test_4_2_nothing_gets_round_the_lock(more: dict[str, Any]) -> None:
+    model = {"services": {"web": {"image": IMAGE, **more}}}
+    with pytest.raises(FormatError, match="it would get round the lock"):
+        pinned(model, lock(), deployment=ID, component="web")
