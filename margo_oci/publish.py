@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from margo_oci.upload import Uploader  # oras takes a while to load, and reading needs none of it
 
 UPLOADS_AT_ONCE = 8
+CLAIMS_LIMIT = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,13 +182,14 @@ async def plan_release(
 
 async def _unclaimed(registry: Registry, reference: Reference, counter: int, *, mine: str = "") -> int:
     """Return the first counter from `counter` on that no other state has claimed (a push that was cut off)."""
-    while True:
+    for _ in range(CLAIMS_LIMIT):
         try:
             if await registry.digest(claim(reference, counter)) == mine:
                 return counter
         except NotFound:
             return counter
         counter, mine = counter + 1, ""
+    raise ConflictError(f"{reference}: {CLAIMS_LIMIT} counters in a row are claimed: {_ADVICE}")
 
 
 async def attach_signature(
