@@ -213,9 +213,10 @@ def attacks(story: Story, registry: LocalRegistry, state: str, flags: Sequence[s
     story.step("Attack: somebody else signs a state and puts it in the tag.")
     story.oci("keygen", "--name", "other", "--no-password")
     story.edit("states/edge-17/hello.yaml", "Good evening", "Mine now")
-    story.oci("push", "states/edge-17", state, *flags, "--key", "other.key", "--scope", "edge-17")
+    story.oci("push", "states/edge-17", state, *flags, "--key", "other.key", "--scope", "edge-17", "--counter", "5")
     refused(story, "wrong-key", "Good evening, line 1")
     story.edit("states/edge-17/hello.yaml", "Mine now", "Good evening")
+    restore_tag(story, registry, state, counter=4)
 
     story.step("Attack: another device's state, well signed, is put in the tag.")
     story.oci("push", "states/edge-17", state, *flags, "--key", "fleet.key", "--scope", "edge-18")

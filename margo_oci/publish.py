@@ -64,12 +64,13 @@ Progress = Callable[[Descriptor], None]
 
 @dataclass(frozen=True)
 class Publisher:
-    """Publishes to the repository of one reference."""
+    """Publishes to the repository of one reference. `peers` are keys of others whose releases count as well."""
 
     registry: Registry
     uploader: "Uploader"
     signer: Signer
     now: Callable[[], datetime]
+    peers: Sequence[PublicKey] = ()
 
     async def publish(
         self,
@@ -86,8 +87,9 @@ class Publisher:
         Raises ConflictError when somebody else published meanwhile, FormatError for a counter that does not rise.
         """
         current = await current_state(self.registry, reference)
+        before = await self._counted(reference, current, counter)
         release = await plan_release(
-            self.registry, reference, layers, current, scope=scope, counter=counter, created=created
+            self.registry, reference, layers, before, scope=scope, counter=counter, created=created
         )
         if not release.changed:
             await self._sign(reference, release.state.manifest)
@@ -98,20 +100,51 @@ class Publisher:
         await self._release(reference, release.state, current)
         return Release(reference=reference, state=release.state, uploaded=uploaded)
 
-    async def rollback(self, reference: Reference, *, to: int, created: str = "") -> Release:
-        """Publish the layers of release `to` again, under the next counter. Raises NotFound, TrustError."""
+    async def rollback(
+        self, reference: Reference, *, to: int, counter: int | None = None, created: str = ""
+    ) -> Release:
+        """Publish the layers of release `to` again, under the next counter.
+
+        Raises FormatError if there is no such release, ConflictError as `publish` does, TrustError.
+        """
         current = await current_state(self.registry, reference)
+        before = await self._counted(reference, current, counter)
         try:
-            old = (await open_state(self.registry, claim(reference, to), Policy((self.signer.public,)))).state
+            old = (await open_state(self.registry, claim(reference, to), Policy(self._keys))).state
         except NotFound:
             raise FormatError(f"{reference}: release {to} is not there: see `margo-oci history {reference}`") from None
-        if current and current.counter == to:
-            return Release(reference=reference, state=current, changed=False)
-        counter = max(current.counter if current else 0, old.counter) + 1
-        counter = await _unclaimed(self.registry, reference, counter)
-        state = build_state(old.manifest.layers, counter=counter, scope=old.scope, created=created)
+        if before and before.manifest.digest == old.manifest.digest:
+            return Release(reference=reference, state=before, changed=False)
+        last = max(before.counter if before else 0, old.counter)
+        _check_rises(reference, counter, last)
+        free = await _unclaimed(self.registry, reference, counter or last + 1)
+        if counter not in (None, free):
+            raise ConflictError(f"{reference}: counter {counter} is taken by another state: {_ADVICE}")
+        state = build_state(old.manifest.layers, counter=free, scope=old.scope, created=created)
         await self._release(reference, state, current)
         return Release(reference=reference, state=state)
+
+    @property
+    def _keys(self) -> Sequence[PublicKey]:
+        return (self.signer.public, *self.peers)
+
+    async def _counted(
+        self, reference: Reference, current: DesiredState | None, counter: int | None
+    ) -> DesiredState | None:
+        """Return what the next counter is counted from: only a state that one of our keys signed (format 2.8).
+
+        Else whoever can write the tag could have us sign the last counter there is. Raises ConflictError.
+        """
+        if current is None or signer_of(
+            current.manifest.digest, await self._bundles(reference, current.manifest.digest), self._keys
+        ):
+            return current
+        if counter is None:
+            raise ConflictError(
+                f"{reference} holds counter {current.counter}, which no key of yours signed: look at it with "
+                "`margo-oci inspect`; then name its publisher's key with --peer-key, or the counter with --counter"
+            )
+        return None
 
     async def _release(self, reference: Reference, state: DesiredState, current: DesiredState | None) -> None:
         """Claim the counter, sign, and move the tag; look before and after (format 2.3 to 2.6)."""
@@ -140,12 +173,15 @@ class Publisher:
 
     async def _sign(self, reference: Reference, manifest: Manifest) -> None:
         """Attach our signature unless it is there: a repeated push ends the same."""
-        try:
-            there = await bundles(self.registry, reference, manifest.digest)
-        except TrustError:
-            there = ()  # an unusable one is there: it does not stop ours
+        there = await self._bundles(reference, manifest.digest)
         if not signer_of(manifest.digest, there, (self.signer.public,)):
             await attach_signature(self.registry, self.uploader, reference, manifest, self.signer, self.now())
+
+    async def _bundles(self, reference: Reference, digest: str) -> Sequence[bytes]:
+        try:
+            return await bundles(self.registry, reference, digest)
+        except TrustError:
+            return ()  # an unusable one is there: it does not stop ours
 
 
 _ADVICE = "look with `margo-oci diff` what is there now, then push again"
@@ -167,8 +203,7 @@ async def plan_release(
         same = build_state(descriptors, counter=current.counter, scope=scope, created=created or current.created)
         if same.manifest.digest == current.manifest.digest:
             return Release(reference=reference, state=current, changed=False)
-    if current and counter is not None and counter <= current.counter:
-        raise FormatError(f"counter {counter} is not higher than {current.counter}, which {reference} has")
+    _check_rises(reference, counter, current.counter if current else 0)
     chosen = counter or (current.counter if current else 0) + 1
     state = build_state(descriptors, counter=chosen, scope=scope, created=created)
     free = await _unclaimed(registry, reference, chosen, mine=state.manifest.digest)
@@ -178,6 +213,11 @@ async def plan_release(
         raise ConflictError(f"{reference}: counter {counter} is taken by another state: {_ADVICE}")
     state = build_state(descriptors, counter=free, scope=scope, created=created)
     return Release(reference=reference, state=state)
+
+
+def _check_rises(reference: Reference, counter: int | None, last: int) -> None:
+    if counter is not None and counter <= last:
+        raise FormatError(f"counter {counter} is not higher than {last}, which {reference} has")
 
 
 async def _unclaimed(registry: Registry, reference: Reference, counter: int, *, mine: str = "") -> int:

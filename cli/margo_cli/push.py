@@ -14,7 +14,9 @@ from margo_cli.session import (
     cache,
     compose,
     key_option,
+    load_public_keys,
     load_signer,
+    peer_keys_option,
     reference_argument,
     say,
     with_session,
@@ -23,7 +25,7 @@ from margo_oci.compose import faults_of_template
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON
 from margo_oci.desired_state import DEPLOYMENT, Layer, build_layer, check_counter, check_scope
 from margo_oci.errors import FormatError, NotFound
-from margo_oci.keys import Signer
+from margo_oci.keys import PublicKey, Signer
 from margo_oci.lock import Locker
 from margo_oci.package import build_component
 from margo_oci.publish import Publisher, Release, attach_signature, current_state, plan_release
@@ -39,6 +41,7 @@ from margo_oci.reference import Reference
     required=True,
     help="The one device or group the state is for, as in plant-3/line-1/edge-17.",
 )
+@peer_keys_option
 @click.option("--counter", type=int, help="Release counter; higher than the last. [the last and one]")
 @click.option(
     "--created",
@@ -57,6 +60,7 @@ def push(
     reference: Reference,
     key_file: Path | None,
     scope: str,
+    peer_files: Sequence[Path],
     counter: int | None,
     created: str | None,
     allow_empty: bool,
@@ -65,7 +69,8 @@ def push(
     """Publish the ApplicationDeployments in DIR (*.yaml) as one signed desired state.
 
     Every component and image they lead to is locked to the digest it has now. What the registry has is not sent
-    again; the tag moves last. The same input publishes nothing new.
+    again; the tag moves last. The same input publishes nothing new. The next counter is counted from what the tag
+    has, if this key or a --peer-key signed it; else --counter is asked for.
 
     \b
     Examples:
@@ -85,7 +90,8 @@ def push(
     documents = read_deployments(folder, allow_empty=allow_empty)
     # A dry run needs no key, and asks for no password.
     signer = load_signer(key_file) if key_file and not dry_run else None
-    release, names = asyncio.run(_push(session, documents, reference, signer, scope, counter, _created(created)))
+    peers = load_public_keys(peer_files)
+    release, names = asyncio.run(_push(session, documents, reference, signer, peers, scope, counter, _created(created)))
     session.show(_release_json(release, names, dry_run), list(_release_lines(release, names, dry_run)))
 
 
@@ -94,6 +100,7 @@ async def _push(
     documents: Sequence[Document],
     reference: Reference,
     signer: Signer | None,
+    peers: Sequence[PublicKey],
     scope: str,
     counter: int | None,
     created: str,
@@ -115,7 +122,7 @@ async def _push(
             new = frozenset(layer.descriptor.digest for layer in layers) - known
             return Release(reference=reference, state=planned.state, uploaded=new, changed=planned.changed), names
         uploader = Uploader(reference.host, session.access(reference)(reference.host))
-        publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC))
+        publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC), peers)
         with session.progress("pushing", len(layers)) as progress:
             release = await publisher.publish(
                 reference, layers, scope=scope, counter=counter, created=created, progress=progress

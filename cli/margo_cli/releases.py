@@ -11,10 +11,12 @@ from margo_cli.session import (
     Session,
     load_public_keys,
     load_signer,
+    peer_keys_option,
     reference_argument,
     say,
     with_session,
 )
+from margo_oci.desired_state import check_counter
 from margo_oci.errors import FormatError
 from margo_oci.publish import Published, Publisher, Release
 from margo_oci.publish import history as read_history
@@ -72,7 +74,6 @@ def history(session: Session, reference: Reference, key_files: Sequence[Path], l
 @reference_argument
 @click.option(
     "--to",
-    "counter",
     type=click.IntRange(1),
     required=True,
     help="The release to go back to (see history).",
@@ -84,11 +85,15 @@ def history(session: Session, reference: Reference, key_files: Sequence[Path], l
     required=True,
     help="Private key, PKCS#8 PEM.",
 )
+@peer_keys_option
+@click.option("--counter", type=int, help="Counter of the new release; higher than the last. [the last and one]")
 @with_session()
-def rollback(session: Session, reference: Reference, counter: int, key_file: Path) -> None:
+def rollback(
+    session: Session, reference: Reference, to: int, key_file: Path, peer_files: Sequence[Path], counter: int | None
+) -> None:
     """Publish an earlier release again: its layers under a new, higher counter; no layer moves.
 
-    The release must be signed by the same key.
+    The release must be signed by the same key, or by a --peer-key.
 
     \b
     Example:
@@ -96,25 +101,27 @@ def rollback(session: Session, reference: Reference, counter: int, key_file: Pat
     """
     if reference.digest:
         raise FormatError(f"{reference}: a tag to move is expected, not a digest")
-    signer = load_signer(key_file)
+    if counter is not None:
+        check_counter(counter)
+    signer, peers = load_signer(key_file), load_public_keys(peer_files)
 
     async def work() -> Release:
         from margo_oci.upload import Uploader
 
         async with session.registry(reference) as registry:
             uploader = Uploader(reference.host, session.access(reference)(reference.host))
-            publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC))
-            return await publisher.rollback(reference, to=counter)
+            publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC), peers)
+            return await publisher.rollback(reference, to=to, counter=counter)
 
     release = asyncio.run(work())
-    verb = f"release {counter} is published again as" if release.changed else "this is what the tag has:"
+    verb = f"release {to} is published again as" if release.changed else "this is what the tag has:"
     session.show(
         {
             "reference": str(reference),
             "digest": release.state.manifest.digest,
             "counter": release.state.counter,
             "scope": release.state.scope,
-            "to": counter,
+            "to": to,
             "changed": release.changed,
         },
         [f"{verb} counter {release.state.counter} for {release.state.scope}", str(release.pinned)],

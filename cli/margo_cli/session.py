@@ -122,6 +122,10 @@ public_keys_option = click.option(
     "--key", "key_files", type=click.Path(path_type=Path), multiple=True, required=True,
     help="Public key that is trusted; may be given several times.",
 )  # fmt: skip
+peer_keys_option = click.option(
+    "--peer-key", "peer_files", type=click.Path(path_type=Path), multiple=True,
+    help="Public key of another publisher, whose releases count as well; may be given several times.",
+)  # fmt: skip
 _forms: dict[str, Any] = {
     "type": click.Choice(["text", "json"]),
     "default": "text",

@@ -1,0 +1,92 @@
+"""Whose counter a publisher goes on from: never from a state that no key of its own signed."""
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from margo_oci.desired_state import COUNTER_LIMIT
+from margo_oci.errors import ConflictError, FormatError
+from margo_oci.keys import FileKey
+from margo_oci.publish import Publisher, claim
+from tests.simulators.plant import SCOPE, SOURCE, Plant
+from tests.simulators.uploader import SimulatedUploader
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    return Plant(tmp_path)
+
+
+def publisher(plant: Plant, *, peers: tuple[FileKey, ...] = ()) -> Publisher:
+    keys = [peer.public for peer in peers]
+    uploader = SimulatedUploader(plant.sim)
+    return Publisher(plant.device.registry(), uploader, plant.key, lambda: datetime(2026, 8, 1, tzinfo=UTC), keys)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def test_2_8_a_counter_that_nobody_signed_is_not_counted_on(plant: Plant) -> None:
+    plant.publish_unsigned(plant.workload("pump", "evil"), counter=COUNTER_LIMIT - 1)
+    with pytest.raises(ConflictError, match="counter 18446744073709551614, which no key of yours signed"):
+        run(publisher(plant).publish(SOURCE, [plant.workload("pump", "a").layer], scope=SCOPE))
+
+
+def test_2_8_the_very_layers_under_a_foreign_counter_are_not_signed(plant: Plant) -> None:
+    planted = plant.publish_unsigned(plant.workload("pump", "a"), counter=COUNTER_LIMIT)
+    with pytest.raises(ConflictError):
+        run(publisher(plant).publish(SOURCE, [plant.workload("pump", "a").layer], scope=SCOPE))
+    assert plant.published == planted.manifest.digest
+
+
+def test_2_8_with_the_counter_given_a_foreign_state_is_replaced(plant: Plant) -> None:
+    plant.publish_unsigned(plant.workload("pump", "evil"), counter=COUNTER_LIMIT - 1)
+    release = run(publisher(plant).publish(SOURCE, [plant.workload("pump", "a").layer], scope=SCOPE, counter=7))
+    assert release.state.counter == 7
+    assert plant.device.once().outcome == "applied"
+
+
+def test_2_8_a_peers_release_is_counted_on_when_its_key_is_named(plant: Plant) -> None:
+    plant.publish(plant.workload("pump", "a"), counter=4, key=plant.stranger)
+    pump = [plant.workload("pump", "b").layer]
+    with pytest.raises(ConflictError, match="--peer-key"):
+        run(publisher(plant).publish(SOURCE, pump, scope=SCOPE))
+    assert run(publisher(plant, peers=(plant.stranger,)).publish(SOURCE, pump, scope=SCOPE)).state.counter == 5
+
+
+def test_2_8_a_rollback_counts_on_from_its_own_releases_only(plant: Plant) -> None:
+    run(publisher(plant).publish(SOURCE, [plant.workload("pump", "a").layer], scope=SCOPE))
+    plant.publish_unsigned(plant.workload("pump", "evil"), counter=COUNTER_LIMIT - 1)
+    with pytest.raises(ConflictError, match="which no key of yours signed"):
+        run(publisher(plant).rollback(SOURCE, to=1))
+    assert run(publisher(plant).rollback(SOURCE, to=1, counter=2)).state.counter == 2
+
+
+def test_a_rollback_to_a_counter_that_does_not_rise_or_is_taken_is_refused(plant: Plant) -> None:
+    for recipe in ("a", "b"):
+        run(publisher(plant).publish(SOURCE, [plant.workload("pump", recipe).layer], scope=SCOPE))
+    with pytest.raises(FormatError, match="counter 2 is not higher than 2"):
+        run(publisher(plant).rollback(SOURCE, to=1, counter=2))
+    claimed = plant.publish_unsigned(plant.workload("pump", "c"), counter=3)
+    plant.sim.put_manifest(SOURCE.repository, claim(SOURCE, 3).tag, claimed.manifest.data)
+    plant.move_tag(plant.sim.repositories[SOURCE.repository].tags[claim(SOURCE, 2).tag])
+    with pytest.raises(ConflictError, match="counter 3 is taken"):
+        run(publisher(plant).rollback(SOURCE, to=1, counter=3))
+    assert run(publisher(plant).rollback(SOURCE, to=1)).state.counter == 4
+
+
+def test_a_registry_with_every_counter_claimed_is_given_up(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("margo_oci.publish.CLAIMS_LIMIT", 3)
+    planted = plant.publish_unsigned(plant.workload("pump", "evil"), counter=1)
+    for counter in range(1, 5):
+        plant.sim.put_manifest(SOURCE.repository, claim(SOURCE, counter).tag, planted.manifest.data)
+    del plant.sim.repositories[SOURCE.repository].tags[SOURCE.tag]
+    with pytest.raises(ConflictError, match="3 counters in a row are claimed"):
+        run(publisher(plant).publish(SOURCE, [plant.workload("pump", "a").layer], scope=SCOPE))
