@@ -7,16 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from margo_oci.component import component_reference, fetch_archive
 from margo_oci.compose import Compose, images_of, images_of_template
 from margo_oci.deployment import Component, Deployment
 from margo_oci.desired_state import Lock
-from margo_oci.errors import FormatError, RegistryError
-from margo_oci.manifest import Manifest
-from margo_oci.package import Archive, archive_layer, open_archive
-from margo_oci.reference import Reference, parse_image, parse_reference
+from margo_oci.errors import FormatError, MargoError, RegistryError
+from margo_oci.reference import Reference, parse_image
 from margo_oci.registry import Registry
 from margo_oci.store import Store, extract
-from margo_oci.transfer import pull_blob
 
 LOOKUPS_AT_ONCE = 16
 T = TypeVar("T")
@@ -42,32 +40,47 @@ class Locker:
         await asyncio.gather(*self.running.values(), return_exceptions=True)
         self.folder.cleanup()
 
-    async def lock_all(self, deployments: Sequence[Deployment]) -> Sequence[Lock]:
-        """Return a lock for each deployment. Raises FormatError or RegistryError that names the deployment."""
-        return await asyncio.gather(*(self.lock(deployment) for deployment in deployments))
+    async def lock_all(self, deployments: Mapping[str, Deployment]) -> Sequence[Lock]:
+        """Return a lock for each deployment; the keys are what messages call them, such as their files.
 
-    async def lock(self, deployment: Deployment) -> Lock:
-        """Return the digests of all that `deployment` leads to, as they are now."""
+        Raises FormatError with every fault of all of them, or RegistryError.
+        """
+        locked = await asyncio.gather(
+            *(self.lock(one, what=what) for what, one in deployments.items()), return_exceptions=True
+        )
+        errors = [one for one in locked if isinstance(one, BaseException)]
+        if others := [error for error in errors if not isinstance(error, FormatError | RegistryError)]:
+            raise others[0]
+        for kind in (FormatError, RegistryError):
+            if found := [error for error in errors if isinstance(error, kind)]:
+                raise _again(found[0], "\n".join(map(str, found)))
+        return [one for one in locked if isinstance(one, Lock)]
+
+    async def lock(self, deployment: Deployment, *, what: str) -> Lock:
+        """Return the digests of all that `deployment` leads to, as they are now. Raises what names `what`."""
         components: dict[str, str] = {}
         images: set[str] = set()
         for component in deployment.components:
+            at = f"{what}: component {component.name}"
             if not component.repository:
                 raise FormatError(
-                    f"deployment {deployment.id}: component {component.name} names a package by URL: "
+                    f"{at} names a package by URL: "
                     "publish it with `margo-oci component push` and name its repository and revision"
                 )
             try:
-                digest = await self._once(
-                    component.source, functools.partial(self._component, component, deployment.profile)
-                )
+                digest = await self._once(component.source, functools.partial(self._component, component))
                 images |= set(await self._images(deployment, component, digest))
             except (FormatError, RegistryError) as error:
-                raise type(error)(f"deployment {deployment.id}: component {component.name}: {error}") from error
+                raise _again(error, f"{at}: {error}") from error
             components[component.source] = digest
-        digests = await asyncio.gather(
-            *(self._once(f"image {image}", functools.partial(self._image, image)) for image in images)
-        )
-        return Lock(components, dict(zip(images, digests, strict=True)))
+        names = sorted(images)
+        try:
+            digests = await asyncio.gather(
+                *(self._once(f"image {image}", functools.partial(self._image, image)) for image in names)
+            )
+        except (FormatError, RegistryError) as error:
+            raise _again(error, f"{what}: {error}") from error
+        return Lock(components, dict(zip(names, digests, strict=True)))
 
     async def _once(self, name: str, start: Callable[[], Awaitable[T]]) -> T:
         """Share one lookup between all who ask for it."""
@@ -80,19 +93,19 @@ class Locker:
         async with self.gate:
             return await start()
 
-    async def _component(self, component: Component, profile: str) -> str:
-        reference = component_reference(component)
-        if profile != "compose":
-            return await self.registry.digest(reference)
-        received = await self.registry.manifest(reference)
-        assert received is not None  # noqa: S101
-        archive = await fetch_archive(self.registry, reference.at(received.digest), self.store)
-        await asyncio.to_thread(extract, archive.entries, self._folder(received.digest))
-        return received.digest
+    async def _component(self, component: Component) -> str:
+        return await self.registry.digest(component_reference(component))
+
+    async def _unpacked(self, reference: Reference) -> None:
+        """Unpack the archive at `reference`: once for each digest, however many repositories hold it."""
+        archive = await fetch_archive(self.registry, reference, self.store)
+        await asyncio.to_thread(extract, archive.entries, self._folder(reference.digest))
 
     async def _images(self, deployment: Deployment, component: Component, digest: str) -> Sequence[str]:
         if deployment.profile != "compose":
             return ()
+        at = component_reference(component).at(digest)
+        await self._once(f"archive {digest}", functools.partial(self._unpacked, at))
         variables = deployment.environment(component.name)
         template = await self._once(f"template {digest}", lambda: self._template(digest))
         if not _depends_on_variables(template, variables):
@@ -111,26 +124,9 @@ class Locker:
         return Path(self.folder.name) / digest.removeprefix("sha256:")
 
 
-def component_reference(component: Component) -> Reference:
-    """Return where a component is, by tag."""
-    return parse_reference(f"{component.repository}:{component.revision}")
-
-
-async def fetch_archive(registry: Registry, reference: Reference, store: Store) -> Archive:
-    """Return the checked archive of a component at a pinned `reference` (with digest).
-
-    Raises FormatError if it breaks a rule, TrustError `digest-mismatch`, RegistryError.
-    """
-    received = await registry.manifest(reference)
-    assert received is not None  # noqa: S101
-    what = f"component {reference.name}"
-    layer = archive_layer(Manifest.from_bytes(received.data, what=what), what=what)
-    if not store.has(layer):
-        await pull_blob(registry, reference, layer, store)
-    if (data := store.read(layer)) is None:
-        await pull_blob(registry, reference, layer, store)
-        data = store.read(layer) or b""
-    return open_archive(data, what=what)
+def _again(error: FormatError | RegistryError, message: str) -> MargoError:
+    """Return an error of the same kind with another message."""
+    return FormatError(*message.splitlines()) if isinstance(error, FormatError) else type(error)(message)
 
 
 def _depends_on_variables(template: Mapping[str, Any], variables: Mapping[str, str]) -> bool:

@@ -9,12 +9,12 @@ from margo_agent.config import AgentConfig
 from margo_agent.generation import Generations
 from margo_agent.record import Accepted, Record, RecordFile
 from margo_agent.report import Report
+from margo_oci.component import component_reference, fetch_archive
 from margo_oci.compose import images_of
 from margo_oci.content import Descriptor
 from margo_oci.deployment import Component
 from margo_oci.desired_state import SCOPE, Lock, Placed, read_layer, revision_of
 from margo_oci.errors import FormatError, RegistryError, TrustError
-from margo_oci.lock import component_reference, fetch_archive
 from margo_oci.manifest import Manifest
 from margo_oci.reference import parse_image
 from margo_oci.registry import Registry

@@ -111,7 +111,7 @@ async def _push(
     names = {deployment.id: deployment.name for deployment in deployments}
     async with session.registry(reference) as registry:
         async with Locker(registry, cache(), compose) as locker:
-            locks = await locker.lock_all(deployments)
+            locks = await locker.lock_all({str(document.file): document.deployment for document in documents})
         layers: list[Layer] = [build_layer(*pair) for pair in zip(deployments, locks, strict=True)]
         if signer is None:
             current = await current_state(registry, reference)
