@@ -3,7 +3,9 @@
 A blob is checked each time it is read, so a write that a power cut lost costs a fetch, never a wrong byte.
 """
 
+import fcntl
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,22 +57,53 @@ class Store:
     def receive(self, descriptor: Descriptor) -> Iterator["Part"]:
         """Write a blob piece by piece; it appears in the store whole and checked, or not at all.
 
-        What an interruption leaves is continued next time; what turns out wrong is dropped.
+        What an interruption leaves is continued next time; what turns out wrong is dropped. Of two who receive
+        one blob at once, the second writes a part of its own.
         """
         for folder in (self.blobs, self.ingest):
             folder.mkdir(parents=True, exist_ok=True)
-        path = self._part(descriptor)
-        try:
-            with Part.open(path, descriptor) as part:
+        with _claimed(self._part(descriptor)) as (path, file):
+            try:
+                part = Part.of(file, descriptor)
                 yield part
                 part.verifier.finish()
-        except TrustError:
-            path.unlink(missing_ok=True)
-            raise
-        path.replace(self.path(descriptor))
+            except TrustError:
+                path.unlink(missing_ok=True)
+                raise
+            path.replace(self.path(descriptor))
 
     def _part(self, descriptor: Descriptor) -> Path:
         return self.ingest / f"{descriptor.digest.removeprefix('sha256:')}.part"
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[tuple[Path, int]]:
+    """Open `path` as its only writer; yield it, or a passing one beside it while somebody else writes there."""
+    lasting = path
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            path = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+            continue
+        if _is(path, file):
+            break
+        os.close(file)  # its writer was done between our open and our lock: this file is a blob now
+    try:
+        yield path, file
+    finally:
+        os.close(file)
+        if path != lasting:
+            path.unlink(missing_ok=True)
+
+
+def _is(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(file))
+    except FileNotFoundError:
+        return False
 
 
 class Part:
@@ -82,19 +115,14 @@ class Part:
         self.verifier = Verifier(descriptor)
 
     @classmethod
-    @contextmanager
-    def open(cls, path: Path, descriptor: Descriptor) -> Iterator["Part"]:
-        """Open `path`, and take what an earlier attempt left there."""
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            part = cls(descriptor, file)
-            if os.fstat(file).st_size >= descriptor.size:
-                part.restart()  # nothing left to ask for, so nothing that could prove it right
-            while chunk := os.read(file, 1024 * 1024):
-                part.verifier.feed(chunk)
-            yield part
-        finally:
-            os.close(file)
+    def of(cls, file: int, descriptor: Descriptor) -> "Part":
+        """Take what an earlier attempt left in `file`. Raises TrustError if it cannot be the beginning."""
+        part = cls(descriptor, file)
+        if os.fstat(file).st_size >= descriptor.size:
+            part.restart()  # nothing left to ask for, so nothing that could prove it right
+        while chunk := os.read(file, 1024 * 1024):
+            part.verifier.feed(chunk)
+        return part
 
     @property
     def have_bytes(self) -> int:
@@ -120,6 +148,7 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(file, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)  # one that a power cut left may have had another
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

@@ -204,3 +204,25 @@ def test_an_archive_is_unpacked_into_a_new_folder_only(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         extract([Entry("a", b"2")], tmp_path / "component")
     assert (tmp_path / "component" / "a").read_bytes() == b"1"
+
+
+def test_two_who_receive_one_blob_at_once_do_not_meet(store: Store) -> None:
+    with store.receive(BLOB) as first:
+        first.write(DATA[:2])
+        with pytest.raises(RegistryError, match="the line broke"):
+            receive(store, DATA[:40])
+        with store.receive(BLOB) as second:
+            assert second.have_bytes == 0
+            second.write(DATA)
+        assert store.read(BLOB) == DATA
+        first.write(DATA[2:])
+    assert store.read(BLOB) == DATA
+    assert list(store.ingest.iterdir()) == []
+
+
+def test_a_file_that_was_secret_stays_secret_whatever_was_left_beside_it(tmp_path: Path) -> None:
+    left = tmp_path / ".secret.new"
+    left.write_bytes(b"x")
+    left.chmod(0o644)
+    write_whole(tmp_path / "secret", b"y")
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
