@@ -57,9 +57,11 @@ class Compose:
         """
         return self._config(folder, [], project=project, variables=variables)
 
-    def hashes(self, file: Path, *, project: str) -> dict[str, str]:
+    def hashes(self, file: Path, *, project: str, variables: Mapping[str, str]) -> dict[str, str]:
         """Return service to configuration hash: a service whose hash changes is recreated."""
-        done = self.run(["config", "--hash", "*"], file=file, project=project, timeout_s=CONFIG_TIMEOUT_S)
+        done = self.run(
+            ["config", "--hash", "*"], file=file, project=project, variables=variables, timeout_s=CONFIG_TIMEOUT_S
+        )
         return dict(line.split(maxsplit=1) for line in done.splitlines() if " " in line)
 
     def _config(

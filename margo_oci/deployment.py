@@ -27,8 +27,12 @@ REVISION = re.compile(
 )
 TIMEOUT = re.compile(r"(\d{1,6})m(\d{1,6})s", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-# Compose itself listens to these; COMPOSE_PROFILES alone is about the workload.
-STEERING = re.compile(r"DOCKER_.*|COMPOSE_(?!PROFILES$).*|BUILDKIT_.*|PATH|HOME|LD_.*|XDG_RUNTIME_DIR")
+# Compose itself, or the Go it is written in, listens to these; COMPOSE_PROFILES alone is about the workload. Proxies
+# may be set: Compose sees parameters only while it fills them in, and asks no network then.
+STEERING = re.compile(
+    r"DOCKER_.*|COMPOSE_(?!PROFILES$).*|BUILDKIT_.*|BUILDX_.*|OTEL_.*|PATH|HOME|LD_.*|XDG_.*|SSH_.*"
+    r"|SSL_CERT_.*|TMPDIR|GODEBUG|GOTRACEBACK|GOMAXPROCS|GOMEMLIMIT|GOGC|GOCOVERDIR|NO_COLOR|MARGO_SECRET_.*"
+)
 PROFILE_TYPES = {
     "compose": "compose", "compose.v1": "compose",
     "helm": "helm", "helm.v3": "helm",
@@ -278,7 +282,19 @@ class _Reader:
     def parameters(self, profile: str, components: set[str]) -> Mapping[str, Parameter]:
         path: Path = ("spec", "parameters")
         names = self.items(path, dict, required=False)
-        return {name: self.parameter((*path, name), profile, components) for name in names}
+        parameters = {name: self.parameter((*path, name), profile, components) for name in names}
+        self.one_value_each(path, parameters)
+        return parameters
+
+    def one_value_each(self, path: Path, parameters: Mapping[str, Parameter]) -> None:
+        """Two parameters that set one variable of one component: which of them holds would be chance."""
+        seen: dict[tuple[str, str], str] = {}
+        for name, parameter in parameters.items():
+            for target in parameter.targets:
+                for component in target.components:
+                    first = seen.setdefault((component, variable_of(target.pointer)), name)
+                    if first != name:
+                        self.fault((*path, name, "targets"), f"{target.pointer} of {component} is set by {first}, too")
 
     def parameter(self, path: Path, profile: str, components: set[str]) -> Parameter:
         raw = self.items(path, dict, required=True)

@@ -10,7 +10,7 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound
 
-from margo_agent.generation import COMPONENT_LABEL, DEPLOYMENT_LABEL
+from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL
 from margo_oci.auth import Credentials
 from margo_oci.errors import ApplyError
 

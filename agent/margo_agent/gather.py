@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from margo_agent.config import AgentConfig
@@ -11,9 +11,9 @@ from margo_agent.record import Accepted, Record, RecordFile
 from margo_agent.report import Report
 from margo_oci.component import component_reference, fetch_archive
 from margo_oci.compose import images_of
-from margo_oci.content import Descriptor
+from margo_oci.content import Descriptor, canonical_json, digest_of
 from margo_oci.deployment import Component
-from margo_oci.desired_state import SCOPE, Lock, Placed, read_layer, revision_of
+from margo_oci.desired_state import LOCK, SCOPE, Lock, Placed, read_layer, revision_of
 from margo_oci.errors import FormatError, RegistryError, TrustError
 from margo_oci.manifest import Manifest
 from margo_oci.reference import parse_image
@@ -70,9 +70,7 @@ class Gatherer:
         async with self.registry() as registry:
             try:
                 with report.timed("resolve"):
-                    manifest = offered or await resolve(
-                        registry, self.config.source, known=record.known_by(self.policy.digest)
-                    )
+                    manifest = offered or await resolve(registry, self.config.source, known=record.known_by(self.terms))
                 if manifest is None:
                     return None
                 with report.timed("verify"):
@@ -80,7 +78,7 @@ class Gatherer:
                 if accept:
                     state = verified.state
                     self.record_file.save(
-                        record.accept(Accepted(state.counter, manifest.digest, state.scope, self.policy.digest))
+                        record.accept(Accepted(state.counter, manifest.digest, state.scope, self.terms))
                     )
                 with report.timed("fetch"):
                     return await self._fetch(registry, verified, record, report)
@@ -92,12 +90,24 @@ class Gatherer:
         report.digest = manifest.digest
         seen = record.accepted.get(manifest.annotations.get(SCOPE, ""))
         last = Seen(seen.counter, seen.digest) if seen else None
-        if seen and last and manifest.digest == last.digest and seen.policy == self.policy.digest:
+        if last and record.digest == last.digest == manifest.digest and self._bound(record):
             verified = recall(manifest, last)
         else:
-            verified = await check_trust(registry, self.config.source, manifest, self.policy, last=last)
+            verified = await check_trust(registry, self.config.source, manifest, self._narrowed(record), last=last)
         report.counter, report.scope = verified.state.counter, verified.state.scope
         return verified
+
+    @property
+    def terms(self) -> str:
+        """What changes when the configuration asks for more or less of a state: then it is looked at afresh."""
+        return digest_of(canonical_json([self.policy.digest, self.config.lock]))
+
+    def _bound(self, record: Record) -> bool:
+        return bool(record.current) and record.accepted[record.current].policy == self.terms
+
+    def _narrowed(self, record: Record) -> Policy:
+        """Of several scopes, the first that was accepted stays: a registry must not choose between them (6.11)."""
+        return replace(self.policy, scopes=[record.current]) if self._bound(record) else self.policy
 
     async def _fetch(self, registry: Registry, verified: Verified, record: Record, report: Report) -> Desired:
         fetched = await fetch(verified, registry, self.config.source, self.store, sleep=self.sleep)
@@ -120,13 +130,14 @@ class Gatherer:
         placed: dict[str, Placed] = {}
         for layer in verified.state.layers:
             revision = revision_of(layer)
-            new = {} if revision in known else self._deployments(layer)
-            found = {known[revision]: revision} if revision in known else {}
+            enough = self.config.lock == "resolve" or LOCK in layer.annotations  # else it is refused, known or not
+            new = {} if enough and revision in known else self._deployments(layer)
+            found = {} if new else {known[revision]: revision} if revision in known else {}
             found |= {name: one.revision for name, one in new.items()}
             if twice := sorted(set(found) & set(revisions)):
                 raise FormatError(f"deployment {twice[0]} stands in two layers")
             revisions |= found
-            placed |= {name: one for name, one in new.items() if one.revision not in known}
+            placed |= {name: one for name, one in new.items() if not enough or one.revision not in known}
         return Desired(revisions=revisions, placed=placed)
 
     def _deployments(self, layer: Descriptor) -> Mapping[str, Placed]:

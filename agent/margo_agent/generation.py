@@ -1,35 +1,34 @@
 """Generations: an immutable folder for each revision of a deployment, with all that running it needs.
 
     <root>/components/<digest>/            the checked archive of a component, shared by who uses it
-    <root>/deployments/<id>/<revision>/    deployment.yaml, generation.json and for each component
-                                           <component>.json, the Compose model as it is applied
+    <root>/deployments/<id>/<revision>/    deployment.yaml, lock.json, generation.json and for each component
+                                           parts/<component>.json, the Compose model as it is applied
 
 Going back means applying another folder, so the way back is exact.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from margo_agent.model import pinned, sealed, self_contained
 from margo_oci.compose import Compose, faults_of_template
-from margo_oci.content import canonical_json, digest_of
+from margo_oci.content import canonical_json
 from margo_oci.deployment import Component, Deployment
 from margo_oci.desired_state import Lock, Placed
 from margo_oci.errors import ApplyError, FormatError
 from margo_oci.package import Archive
 from margo_oci.store import extract, sync_folder, write_whole
 
-DEPLOYMENT_LABEL = "org.margo.deployment"
-COMPONENT_LABEL = "org.margo.component"
-CONTENT_LABEL = "org.margo.content"
+PARTS = "parts"  # a folder of their own: a component may have any name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One component of a generation, ready to be applied."""
+    """One component of a generation, ready to be applied; `variables` hold its secrets."""
 
     name: str
     project: str
@@ -37,6 +36,7 @@ class Part:
     images: Sequence[str]
     wait: bool
     timeout_s: float
+    variables: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class Generations:
         folder = self._folder(deployment, revision)
         try:
             raw = json.loads((folder / "generation.json").read_bytes())
-            parts = [Part(**{**part, "file": folder / part["file"]}) for part in raw["parts"]]
+            parts = [Part(**{**part, "file": folder / PARTS / part["file"]}) for part in raw["parts"]]
             return Generation(deployment=deployment, revision=revision, name=raw["name"], parts=parts)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ApplyError(
@@ -121,6 +121,7 @@ class Generations:
 
     def _write(self, placed: Placed, locked: Lock, folder: Path) -> None:
         deployment = placed.deployment
+        (folder / PARTS).mkdir()
         parts = [self._part(deployment, component, locked, folder) for component in deployment.components]
         raw = {
             "name": deployment.name,
@@ -139,11 +140,12 @@ class Generations:
             )
             model = self.model(digest, project=project, variables=variables)
             model = pinned(model, locked, deployment=deployment.id, component=component.name)
-            model = with_contents(model, variables, read=lambda path: Path(path).read_bytes())
+            model = sealed(model, archive=str(self._component(digest)), private=str(self.root))
+            ready = self_contained(model, variables, read=lambda path: Path(path).read_bytes())
         except FormatError as error:
             raise ApplyError(f"component {component.name}: {error}") from None
-        file = folder / f"{component.name}.json"
-        write_whole(file, canonical_json(model))
+        file = folder / PARTS / f"{component.name}.json"
+        write_whole(file, canonical_json(ready.model))
         return Part(
             name=component.name,
             project=project,
@@ -151,6 +153,7 @@ class Generations:
             images=sorted({service["image"] for service in model["services"].values()}),
             wait=component.wait,
             timeout_s=component.timeout_s,
+            variables=ready.secrets,
         )
 
     def _component(self, digest: str) -> Path:
@@ -167,74 +170,3 @@ def _name(revision: str) -> str:
 def project_name(deployment: str, component: str) -> str:
     """Return the Compose project of a component: readable, and no other deployment's."""
     return f"{component}-{deployment.replace('-', '')}"
-
-
-def pinned(model: Mapping[str, Any], locked: Lock, *, deployment: str, component: str) -> dict[str, Any]:
-    """Return the model with every image at its locked digest and our labels on every service.
-
-    Raises FormatError for an image that the lock does not know: a tag alone says nothing about content.
-    """
-    return {**model, "services": {name: _service(service, name, locked, deployment, component)
-                                  for name, service in model["services"].items()}}  # fmt: skip
-
-
-def _service(service: Mapping[str, Any], name: str, locked: Lock, deployment: str, component: str) -> dict[str, Any]:
-    # Each of these would bring in something that no digest of the lock covers.
-    around = [key for key in ("provider", "use_api_socket", "models") if service.get(key)]
-    around += [
-        "volumes" for one in service.get("volumes") or () if isinstance(one, dict) and one.get("type") == "image"
-    ]
-    if around:
-        raise FormatError(f"services.{name}.{around[0]}: not accepted: it would get round the lock")
-    image = service.get("image", "")
-    if image not in locked.images:
-        raise FormatError(f"services.{name}.image: {image or '(none)'} is not in the lock of this deployment")
-    kept = {key: value for key, value in service.items() if key not in ("build", "pull_policy")}
-    labels = {
-        **(service.get("labels") or {}),
-        DEPLOYMENT_LABEL: deployment,
-        COMPONENT_LABEL: component,
-    }
-    return {**kept, "image": f"{without_tag(image)}@{locked.images[image]}", "labels": labels}
-
-
-def with_contents(
-    model: Mapping[str, Any], variables: Mapping[str, str], *, read: Callable[[str], bytes]
-) -> dict[str, Any]:
-    """Return the model with a label on each service that changes with the content of its configs and secrets.
-
-    Compose looks at their names only: without this a changed file would leave its users as they are (format 5.7).
-    """
-    contents = {
-        (kind, name): _content(one, variables, read)
-        for kind in ("configs", "secrets")
-        for name, one in (model.get(kind) or {}).items()
-    }
-    services = {name: _with_digest(service, contents) for name, service in model["services"].items()}
-    return {**model, "services": services}
-
-
-def _with_digest(service: Mapping[str, Any], contents: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    used = {
-        f"{kind}/{one['source']}": contents.get((kind, one["source"]), "")
-        for kind in ("configs", "secrets")
-        for one in service.get(kind) or ()
-    }
-    labels = service["labels"] | ({CONTENT_LABEL: digest_of(canonical_json(used))} if used else {})
-    return {**service, "labels": labels}
-
-
-def _content(one: Mapping[str, Any], variables: Mapping[str, str], read: Callable[[str], bytes]) -> str:
-    if "file" in one:
-        try:
-            return digest_of(read(one["file"]))
-        except OSError as error:
-            raise FormatError(f"{one['file']}: {error.strerror}") from None
-    return digest_of(str(one.get("content", variables.get(str(one.get("environment")), ""))).encode())
-
-
-def without_tag(image: str) -> str:
-    """Return an image reference without tag and digest."""
-    name = image.partition("@")[0]
-    head, slash, last = name.rpartition("/")
-    return f"{head}{slash}{last.partition(':')[0]}"

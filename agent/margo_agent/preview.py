@@ -64,7 +64,9 @@ class Preview:
         return {
             f"{part.name}/{service}": digest
             for part in generation.parts
-            for service, digest in self.generations.compose.hashes(part.file, project=part.project).items()
+            for service, digest in self.generations.compose.hashes(
+                part.file, project=part.project, variables=part.variables
+            ).items()
         }
 
     def _image_bytes(self, generation: Generation, report: Report) -> int | None:

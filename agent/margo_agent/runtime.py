@@ -45,6 +45,7 @@ class Runtime:
                     ["up", "--detach", "--no-build", "--pull", "never", "--remove-orphans"],
                     file=part.file,
                     project=part.project,
+                    variables=part.variables,
                     timeout_s=part.timeout_s,
                 )
                 if part.wait:

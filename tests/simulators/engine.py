@@ -12,7 +12,7 @@ from string import Template
 from typing import Any
 
 from margo_agent.engine import Container, Engine, EngineUnavailable, PullFailed
-from margo_agent.generation import COMPONENT_LABEL, DEPLOYMENT_LABEL
+from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL
 from margo_agent.runtime import Runtime
 from margo_oci.auth import Credentials
 from margo_oci.compose import Compose
@@ -147,7 +147,7 @@ class SimulatedCompose(Compose):
         model: dict[str, Any] = json.loads(Template((folder / COMPOSE_FILE).read_text()).substitute(variables))
         return model
 
-    def hashes(self, file: Path, *, project: str) -> dict[str, str]:
+    def hashes(self, file: Path, *, project: str, variables: Mapping[str, str]) -> dict[str, str]:
         """Tell services that would be recreated from those that would not."""
         return {name: _hash(service) for name, service in json.loads(file.read_bytes())["services"].items()}
 

@@ -177,6 +177,7 @@ class Device:
         self.record_file = RecordFile(folder / "record.json")
         self.credentials: Credentials | None = None
         self.lock_resolve = False
+        self.scopes: Sequence[str] = [SCOPE]
         self.pauses: list[float] = []
 
     @property
@@ -228,7 +229,7 @@ class Device:
         return Reconciler(
             gatherer=Gatherer(
                 config=self._config(),
-                policy=Policy([self.key], [SCOPE]),
+                policy=Policy([self.key], self.scopes),
                 registry=self.registry,
                 store=Store(self.folder),
                 record_file=self.record_file,
@@ -247,7 +248,7 @@ class Device:
             file=self.folder / "config.yaml",
             device="edge-17",
             source=SOURCE,
-            scopes=[SCOPE],
+            scopes=self.scopes,
             key_files=[],
             registries={HOST: self._access(HOST)},
             interval_s=30.0,

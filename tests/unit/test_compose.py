@@ -145,4 +145,4 @@ def test_a_fault_in_the_file_is_told_without_our_folders(tmp_path: Path) -> None
 
 def test_hashes_are_read_service_by_service(tmp_path: Path) -> None:
     compose = script(tmp_path, "printf 'web abc\\ndb def\\n'")
-    assert compose.hashes(tmp_path / "web.json", project="p") == {"web": "abc", "db": "def"}
+    assert compose.hashes(tmp_path / "web.json", project="p", variables={}) == {"web": "abc", "db": "def"}

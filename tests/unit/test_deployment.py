@@ -324,7 +324,27 @@ def test_the_largest_document_is_checked_in_reasonable_time() -> None:
     )
 
 
-@pytest.mark.parametrize("pointer", ["DOCKER_HOST", "ENV.DOCKER_CONTEXT", "COMPOSE_FILE", "PATH", "LD_PRELOAD"])
+def test_5_3_one_variable_of_one_component_has_one_value() -> None:
+    twice = {"first": parameter("a", "NAME"), "second": parameter("b", "ENV.NAME")}
+    with pytest.raises(FormatError, match=r"parameters.second.targets: ENV.NAME of web is set by first, too"):
+        parse_deployment(as_yaml(document(parameters=twice)), what="x.yaml")
+    profile = {"type": "compose", "components": [component("web"), component("db")]}
+    apart = {"first": parameter("a", "NAME", "web"), "second": parameter("b", "NAME", "db")}
+    assert parse_deployment(as_yaml(document(deploymentProfile=profile, parameters=apart)), what="x.yaml").parameters
+
+
+@pytest.mark.parametrize(
+    "pointer",
+    [
+        "DOCKER_HOST",
+        "ENV.DOCKER_CONTEXT",
+        "COMPOSE_FILE",
+        "PATH",
+        "LD_PRELOAD",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "GODEBUG",
+    ],
+)
 def test_5_3_a_parameter_cannot_steer_the_container_tools(pointer: str) -> None:
     text = (Path(__file__).parents[1] / "vectors/margo/valid").glob("*compose.yaml")
     document = next(text).read_text().replace("ENV.ADMIN_NAME", pointer)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from margo_agent.engine import Container, Engine
-from margo_agent.generation import Generation, Part, pinned, project_name, with_contents
+from margo_agent.generation import Generation, Part, project_name
+from margo_agent.model import pinned, self_contained
 from margo_agent.plan import plan
 from margo_agent.runtime import LOOK_EVERY_S, Runtime
 from margo_oci.compose import Compose
@@ -49,7 +50,7 @@ NOTES: list[tuple[str, str]] = []
 
 def part(name: str = "web", *, wait: bool = True, timeout_s: float = 30.0) -> Part:
     return Part(name=name, project=project_name(ID, name), file=Path(f"{name}.json"), images=[IMAGE], wait=wait,
-                timeout_s=timeout_s)  # fmt: skip
+                timeout_s=timeout_s, variables={})  # fmt: skip
 
 
 def container(service: str = "web", *, status: str = "running", health: str = "", exit_code: int = 0) -> Container:
@@ -207,7 +208,7 @@ def model(**top: Any) -> dict[str, Any]:
 
 
 def labels(value: Mapping[str, Any], variables: Mapping[str, str] | None = None, data: bytes = b"x") -> dict[str, str]:
-    found = with_contents(value, variables or {"KEY": "1"}, read=lambda path: data)
+    found = self_contained(value, variables or {"KEY": "1"}, read=lambda path: data).model
     return {name: service["labels"].get("org.margo.content", "") for name, service in found["services"].items()}
 
 
@@ -232,4 +233,4 @@ def test_5_7_a_config_that_is_not_there_is_told() -> None:
         raise FileNotFoundError(2, "No such file or directory", path)
 
     with pytest.raises(FormatError, match=r"^/c/app.conf: No such file or directory$"):
-        with_contents(model(), {}, read=read)
+        self_contained(model(), {"KEY": "1"}, read=read)

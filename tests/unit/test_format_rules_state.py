@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_agent.generation import pinned
+from margo_agent.model import pinned
 from margo_oci.archive import Entry, pack, unpack
 from margo_oci.content import Descriptor, canonical_json, digest_of
 from margo_oci.desired_state import (

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from margo_agent.generation import Generations, pinned, project_name, without_tag
+from margo_agent.generation import Generations, project_name
+from margo_agent.model import pinned, without_tag
 from margo_oci.archive import Entry
 from margo_oci.compose import Compose
 from margo_oci.desired_state import Lock, Placed, build_layer
@@ -96,11 +97,11 @@ def test_a_generation_holds_all_that_running_it_needs(tmp_path: Path) -> None:
     assert generation.images == [f"registry.example/web@{DIGEST}"]
     assert (part.name, part.project, part.wait, part.timeout_s) == ("web", project_name(ID, "web"), True, 300.0)
     assert json.loads(part.file.read_bytes())["services"]["web"]["environment"] == {"A": "1.5"}
-    folder = part.file.parent
+    folder = part.file.parent.parent
     assert folder == tmp_path / "deployments" / ID / one.revision.removeprefix("sha256:")
     assert (folder / "deployment.yaml").read_bytes() == one.deployment.data
     assert (folder / "lock.json").read_text() == lock().to_json()
-    assert {path.name for path in folder.iterdir()} == {"deployment.yaml", "generation.json", "lock.json", "web.json"}
+    assert {path.name for path in folder.iterdir()} == {"deployment.yaml", "generation.json", "lock.json", "parts"}
 
 
 def test_a_generation_is_made_once_and_opened_again(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_what_a_power_cut_left_half_made_is_made_anew(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "half").touch()
     generation = found.prepare(one, lock())
-    assert not (generation.parts[0].file.parent / "half").exists()
+    assert not (generation.parts[0].file.parent.parent / "half").exists()
     found.add_component(OTHER_DIGEST, Archive("hello", (Entry("compose.yaml", b"x"),)))
     assert found.has_component(OTHER_DIGEST)
 
@@ -151,7 +152,7 @@ def test_nothing_was_there_and_nothing_is_dropped(tmp_path: Path) -> None:
 def test_a_generation_that_went_bad_on_the_disk_is_an_error_that_can_be_handled(text: str, tmp_path: Path) -> None:
     """Whoever goes back to the last good version must hear that it is gone, whatever is wrong with it."""
     one, found = placed(), generations(tmp_path)
-    folder = found.prepare(one, lock()).parts[0].file.parent
+    folder = found.prepare(one, lock()).parts[0].file.parent.parent
     (folder / "generation.json").write_text(text)
     with pytest.raises(ApplyError, match="is not usable"):
         found.open(ID, one.revision)

@@ -22,6 +22,7 @@ LEVELS = (
     {"desired_state", "package", "cosign", "credentials", "registry"},
     {"trust", "compose", "images", "upload"},
     {"transfer"},
+    {"component"},
     {"lock", "publish"},
     {"__init__"},
 )
@@ -39,6 +40,7 @@ PURE = (
     "margo_oci.cosign",
     "margo_oci.trust",
     "margo_oci.auth",
+    "margo_agent.model",
     "margo_agent.plan",
 )
 OUTSIDE = {

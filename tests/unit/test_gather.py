@@ -1,0 +1,46 @@
+"""What a change of the configuration means for a state that was accepted before it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.simulators.plant import SCOPE, Plant, running_plant
+
+GROUP = "plant-3/line-1"
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    return running_plant(tmp_path)
+
+
+def test_6_11_of_several_scopes_the_one_that_was_accepted_first_stays(plant: Plant) -> None:
+    """Both states are signed, and both are for this device: whoever has the registry would choose between them."""
+    plant.device.scopes = [SCOPE, GROUP]
+    assert plant.device.once().outcome == "unchanged"
+    plant.publish(plant.workload("pump", "b"), counter=9, scope=GROUP)
+    report = plant.device.once()
+    assert (report.outcome, report.reason) == ("refused", "wrong-scope")
+    assert plant.device.engine.running == {"pump": "a"}
+
+
+def test_6_11_a_change_of_the_scopes_lets_another_one_in_and_nobody_goes_back(plant: Plant) -> None:
+    first = plant.published
+    plant.device.scopes = [GROUP]
+    plant.publish(plant.workload("pump", "b"), counter=9, scope=GROUP)
+    assert plant.device.once().outcome == "applied"
+    plant.device.scopes = [GROUP, SCOPE]
+    assert plant.device.once().outcome == "unchanged"
+    plant.move_tag(first)
+    assert plant.device.once().reason == "wrong-scope"
+
+
+def test_4_3_what_ran_unlocked_is_refused_once_locks_are_enforced(plant: Plant) -> None:
+    plant.sim.put_manifest("images/cell", "1", b"the image")
+    plant.device.lock_resolve = True
+    plant.publish(plant.workload("pump", "b", locked=False), counter=2)
+    assert plant.device.once().outcome == "applied"
+    plant.device.lock_resolve = False
+    report = plant.device.once()
+    assert (report.outcome, report.reason) == ("refused", "unlocked")
+    assert plant.device.engine.running == {"pump": "b"}
