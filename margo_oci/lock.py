@@ -108,7 +108,7 @@ class Locker:
         await self._once(f"archive {digest}", functools.partial(self._unpacked, at))
         variables = deployment.environment(component.name)
         template = await self._once(f"template {digest}", lambda: self._template(digest))
-        if not _depends_on_variables(template, variables):
+        if not (_depends_on_variables(template, variables) or (self._folder(digest) / ".env").exists()):
             return images_of_template(template)
         model = await asyncio.to_thread(self.compose().model, self._folder(digest), project="lock", variables=variables)
         return images_of(model)
@@ -130,7 +130,7 @@ def _again(error: FormatError | RegistryError, message: str) -> MargoError:
 
 
 def _depends_on_variables(template: Mapping[str, Any], variables: Mapping[str, str]) -> bool:
-    """Tell whether which images are used may change with the deployment's parameters."""
+    """Tell whether which images are used may change with the deployment's parameters (or the archive's `.env`)."""
     return any("$" in image for image in images_of_template(template)) or any(
         name.startswith("COMPOSE_") for name in variables
     )

@@ -104,6 +104,14 @@ def test_a_generation_holds_all_that_running_it_needs(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"deployment.yaml", "generation.json", "lock.json", "parts"}
 
 
+@pytest.mark.parametrize("name", ["lock", "generation", "deployment", "parts"])
+def test_a_component_may_have_the_name_of_any_file(name: str, tmp_path: Path) -> None:
+    one = placed(deploymentProfile={"type": "compose", "components": [component(name)]})
+    generation = generations(tmp_path).prepare(one, lock())
+    assert [part.name for part in generation.parts] == [name]
+    assert json.loads(generation.parts[0].file.read_bytes())["services"]["web"]["image"].endswith(DIGEST)
+
+
 def test_a_generation_is_made_once_and_opened_again(tmp_path: Path) -> None:
     one, found = placed(), generations(tmp_path)
     generation = found.prepare(one, lock())

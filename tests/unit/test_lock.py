@@ -33,7 +33,7 @@ class PaperCompose(Compose):
 
     def model(self, folder: Path, *, project: str, variables: Mapping[str, str]) -> dict[str, Any]:
         services: dict[str, Any] = {"web": {"image": f"{HOST}/web:{variables.get('TAG', '1')}"}}
-        if variables.get("COMPOSE_PROFILES") == "debug":
+        if variables.get("COMPOSE_PROFILES") == "debug" or (folder / ".env").exists():
             services |= {"debug": SERVICES["debug"]}
         return {"services": services}
 
@@ -77,6 +77,14 @@ def test_a_profile_that_a_parameter_turns_on_is_locked_too(sim: SimulatedRegistr
     """Else the device has an image to run that the lock does not know, and refuses the deployment for ever."""
     one = deployment(parameters={"profiles": parameter("debug", "COMPOSE_PROFILES")})
     assert images(sim, tmp_path, one) == ["debug:1", "web:1"]
+
+
+def test_what_the_archives_own_env_file_turns_on_is_locked_too(sim: SimulatedRegistry, tmp_path: Path) -> None:
+    files = {"compose.yaml": b"services: {web: {image: x}}", ".env": b"COMPOSE_PROFILES=debug"}
+    built = build_component({name: Entry(name, data) for name, data in files.items()}, name="hello", version="1.0.0")
+    sim.put_blob("components/hello", built.layer)
+    sim.put_manifest("components/hello", "1.0.0", built.manifest.data)
+    assert images(sim, tmp_path, deployment()) == ["debug:1", "web:1"]
 
 
 def test_an_image_is_locked_to_the_digest_it_has_now(sim: SimulatedRegistry, tmp_path: Path) -> None:
