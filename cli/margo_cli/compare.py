@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,11 @@ class Side:
     layers: Mapping[str, int]
     manifest_bytes: int = 0
 
+    @property
+    def locked(self) -> bool:
+        """Whether it has locks: a folder has none."""
+        return bool(self.locks) or not self.deployments
+
 
 @dataclass(frozen=True)
 class Change:
@@ -45,6 +50,7 @@ class Difference:
     removed: Mapping[str, str]
     changed: Sequence[Change]
     fetch_bytes: int
+    locks_compared: bool = True
 
     @property
     def same(self) -> bool:
@@ -68,17 +74,9 @@ def compare(old: Side, new: Side) -> Difference:
         removed={name: one.name for name, one in old.deployments.items() if name not in new.deployments},
         changed=changes,
         fetch_bytes=missing,
+        locks_compared=old.locked and new.locked,
     )
-    return difference if difference.same else _with_manifest(difference, new.manifest_bytes)
-
-
-def _with_manifest(difference: Difference, manifest_bytes: int) -> Difference:
-    return Difference(
-        difference.added,
-        difference.removed,
-        difference.changed,
-        difference.fetch_bytes + manifest_bytes,
-    )
+    return difference if difference.same else replace(difference, fetch_bytes=missing + new.manifest_bytes)
 
 
 def _diff(old: Deployment, new: Deployment) -> Sequence[str]:
@@ -144,16 +142,18 @@ def _json(difference: Difference) -> dict[str, Any]:
             for one in difference.changed
         ],
         "fetchBytes": difference.fetch_bytes,
+        "locksCompared": difference.locks_compared,
     }
 
 
 def _lines(difference: Difference) -> Sequence[str]:
+    note = [] if difference.locks_compared else ["locks were not compared: a folder has none"]
     if difference.same:
-        return ["no difference"]
+        return ["no difference", *note]
     lines = [f"added    {name}  {title}" for name, title in difference.added.items()]
     lines += [f"removed  {name}  {title}" for name, title in difference.removed.items()]
     for one in difference.changed:
         lines.append(f"changed  {one.id}  {one.name}")
         lines += [f"  {line}" for line in one.diff]
         lines += [f"  locked {line}" for line in one.lock]
-    return [*lines, f"a device fetches {human_bytes(difference.fetch_bytes)}"]
+    return [*lines, *note, f"a device fetches {human_bytes(difference.fetch_bytes)}"]

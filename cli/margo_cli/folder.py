@@ -36,6 +36,8 @@ def read_deployments(folder: Path, *, allow_empty: bool = False) -> Sequence[Doc
             documents.append(Document(file, parse_deployment(_read(file), what=str(file))))
         except FormatError as error:
             faults += error.faults
+        except OSError as error:
+            faults.append(f"{file}: {error.strerror}")
     faults += _twice(documents)
     if not files and not allow_empty:
         faults.append(

@@ -28,7 +28,7 @@ from margo_oci.errors import FormatError, NotFound
 from margo_oci.keys import PublicKey, Signer
 from margo_oci.lock import Locker
 from margo_oci.package import build_component
-from margo_oci.publish import Publisher, Release, attach_signature, current_state, plan_release
+from margo_oci.publish import Publisher, Release, attach_signature, current_state, plan_release, timestamp
 from margo_oci.reference import Reference
 
 
@@ -137,7 +137,7 @@ def _created(text: str | None) -> str:
         moment = datetime.now(UTC) if text == "now" else datetime.fromisoformat(text)
     except ValueError:
         raise FormatError(f"--created {text!r}: now, or RFC 3339 as in 2026-11-21T09:33:39Z, is expected") from None
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return timestamp(moment.astimezone(UTC))
 
 
 def _release_json(release: Release, names: Mapping[str, str], dry_run: bool) -> dict[str, Any]:

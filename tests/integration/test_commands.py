@@ -102,7 +102,7 @@ def test_all_faults_of_all_files_are_told_at_once(site: Site) -> None:
 def test_a_component_that_is_not_there_is_named(site: Site) -> None:
     site.deployment("hello", "7.7.7")
     error = site.push(expect=3)
-    assert f"deployment {IDS['hello']}: component hello" in error
+    assert "states/hello.yaml: component hello: " in error
     assert "does not have it" in error
 
 

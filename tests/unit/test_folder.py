@@ -36,6 +36,15 @@ def test_another_ending_is_not_passed_over_in_silence(tmp_path: Path) -> None:
     assert str(refused.value) == f"{tmp_path}/b.yml: ends in .yml: rename it to b.yaml, or it is not published"
 
 
+def test_a_link_that_leads_nowhere_is_told_like_any_fault(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").symlink_to("gone.yaml")
+    (tmp_path / "b.yaml").write_bytes(as_yaml(document("x")))
+    with pytest.raises(FormatError) as refused:
+        read_deployments(tmp_path)
+    assert refused.value.faults[0] == f"{tmp_path}/a.yaml: No such file or directory"
+    assert len(refused.value.faults) == 2
+
+
 def test_the_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(as_yaml(document("x")))
     (tmp_path / "b.yaml").write_bytes(b"a: 1\na: 2\n")
