@@ -42,8 +42,9 @@ def inside(site: Site, *command: str) -> str:
     """Run a command in the one container; return what it says."""
     with site.looking() as client:
         (container,) = ours(client)
-        done = container.exec_run(["/bin/busybox", *command])
-        return str(done.output.decode().strip())
+        output = container.exec_run(["/bin/busybox", *command]).output
+    assert isinstance(output, bytes)
+    return output.decode().strip()
 
 
 SECRET = """\
