@@ -10,7 +10,7 @@ import click
 
 from margo_cli.folder import read_deployments
 from margo_cli.look import read
-from margo_cli.session import Session, human_bytes, load_public_keys, with_session
+from margo_cli.session import Session, human_bytes, load_public_keys, say, with_session
 from margo_oci.deployment import Deployment
 from margo_oci.desired_state import Lock, build_layer
 from margo_oci.reference import parse_reference
@@ -115,6 +115,8 @@ def diff(session: Session, old: str, new: str, key_files: Sequence[Path]) -> int
     policy = Policy(load_public_keys(key_files)) if key_files else TrustAnything()
     difference = compare(_side(session, old, policy), _side(session, new, policy))
     session.show(_json(difference), _lines(difference))
+    if not difference.locks_compared:
+        say("locks were not compared: a folder has none")
     return 0 if difference.same else 1
 
 
@@ -147,13 +149,12 @@ def _json(difference: Difference) -> dict[str, Any]:
 
 
 def _lines(difference: Difference) -> Sequence[str]:
-    note = [] if difference.locks_compared else ["locks were not compared: a folder has none"]
     if difference.same:
-        return ["no difference", *note]
+        return ["no difference"]
     lines = [f"added    {name}  {title}" for name, title in difference.added.items()]
     lines += [f"removed  {name}  {title}" for name, title in difference.removed.items()]
     for one in difference.changed:
         lines.append(f"changed  {one.id}  {one.name}")
         lines += [f"  {line}" for line in one.diff]
         lines += [f"  locked {line}" for line in one.lock]
-    return [*lines, *note, f"a device fetches {human_bytes(difference.fetch_bytes)}"]
+    return [*lines, f"a device fetches {human_bytes(difference.fetch_bytes)}"]
