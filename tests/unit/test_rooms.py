@@ -18,9 +18,9 @@ FOLDERS = {"margo_oci": ROOT / "margo_oci", "margo_agent": ROOT / "agent" / "mar
 LEVELS = (
     {"errors"},
     {"content", "archive", "yamldoc"},
-    {"reference", "manifest", "deployment", "keys", "auth", "store"},
-    {"desired_state", "package", "cosign", "credentials", "registry"},
-    {"trust", "compose", "images", "upload"},
+    {"reference", "manifest", "deployment", "keys", "auth", "store", "answers", "proxy", "certificates"},
+    {"desired_state", "package", "cosign", "helper", "registry"},
+    {"trust", "compose", "images", "upload", "credentials"},
     {"transfer"},
     {"lock", "publish"},
     {"__init__"},
@@ -39,6 +39,8 @@ PURE = (
     "margo_oci.cosign",
     "margo_oci.trust",
     "margo_oci.auth",
+    "margo_oci.answers",
+    "margo_oci.proxy",
     "margo_agent.plan",
 )
 OUTSIDE = {
