@@ -3,18 +3,17 @@
 import base64
 import binascii
 import json
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from margo_oci.auth import Credentials
 from margo_oci.errors import FormatError
+from margo_oci.helper import ask_helper, erase_login, store_login
 from margo_oci.reference import DOCKER_HUB
 from margo_oci.store import write_whole
 
-HELPER_TIMEOUT_S = 30.0
 AUTH_FILE_LIMIT_BYTES = 1024 * 1024
 _HUB_KEY = "https://index.docker.io/v1/"
 
@@ -36,11 +35,16 @@ class AuthFiles:
         config = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
         return cls((docker, *podman, config / "containers" / "auth.json"))
 
-    def find(self, host: str) -> Credentials | None:
-        """Return what is kept for `host`. Raises FormatError for an unusable file or helper."""
+    def find(self, host: str, repository: str = "") -> Credentials | None:
+        """Return what is kept for `repository` of `host`: the longest key that is about it, of the first file.
+
+        Raises FormatError for an unusable file or helper.
+        """
         for path in self.files:
             content = _read(path)
-            if found := _from_helper(content, host, path) or _from_auths(content, host, path):
+            helper = _helper(content, host)
+            kept = ask_helper(_program(helper), _key(host), what=str(path)) if helper else None
+            if found := kept or _from_auths(content, host, repository, path):
                 return found
         return None
 
@@ -49,13 +53,7 @@ class AuthFiles:
         path = self.files[0]
         content = _read(path)
         if helper := _helper(content, host):
-            secret = {
-                "ServerURL": _key(host),
-                "Username": credentials.username,
-                "Secret": credentials.password,
-            }
-            if _run_helper(helper, "store", json.dumps(secret), path) is None:
-                raise FormatError(f"{path}: docker-credential-{helper} could not keep the login")
+            store_login(_program(helper), _key(host), credentials, what=str(path))
             return path
         content.setdefault("auths", {})[_key(host)] = {"auth": credentials.basic.removeprefix("Basic ")}
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -63,13 +61,13 @@ class AuthFiles:
         return path
 
     def remove(self, host: str) -> bool:
-        """Forget `host` everywhere; tell whether anything was known."""
+        """Forget `host` everywhere, but not what is kept for parts of it; tell whether anything was known."""
         known = False
         for path in self.files:
             content = _read(path)
             if helper := _helper(content, host):
-                known = _run_helper(helper, "erase", _key(host), path) is not None or known
-            mine = [key for key in content.get("auths", {}) if _host_of(key) == host]
+                known = erase_login(_program(helper), _key(host), what=str(path)) or known
+            mine = [key for key in content["auths"] if _place_of(key) == (host, "")]
             for key in mine:
                 del content["auths"][key]
             if mine:
@@ -84,6 +82,8 @@ def _read(path: Path) -> dict[str, Any]:
             content = json.loads(stream.read(AUTH_FILE_LIMIT_BYTES) or b"{}")
     except FileNotFoundError:
         return {"auths": {}}
+    except RecursionError:
+        raise FormatError(f"{path}: not a usable auth file: nested too deep") from None
     except (OSError, ValueError) as error:
         raise FormatError(f"{path}: not a usable auth file: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("auths"), dict | None):
@@ -91,63 +91,56 @@ def _read(path: Path) -> dict[str, Any]:
     return {**content, "auths": content.get("auths") or {}}
 
 
-def _from_auths(content: Mapping[str, Any], host: str, path: Path) -> Credentials | None:
-    for entry in _entries(content, host):
+def _from_auths(content: Mapping[str, Any], host: str, repository: str, path: Path) -> Credentials | None:
+    """Return the entry with the longest key that is about the repository (containers-auth.json(5))."""
+    about = {
+        _place_of(key)[1]: entry
+        for key, entry in content["auths"].items()
+        if isinstance(entry, dict) and _is_about(key, host, repository)
+    }
+    for place in sorted(about, key=len, reverse=True):
         try:
-            username, _, password = base64.b64decode(entry.get("auth", ""), validate=True).decode().partition(":")
-        except (ValueError, TypeError, binascii.Error):
-            raise FormatError(f"{path}: the entry for {host} is not usable: log in again") from None
-        username, password = (
-            username or entry.get("username", ""),
-            password or entry.get("password", ""),
-        )
-        if username:
-            return Credentials(username, password.rstrip("\0"))
+            if found := _entry(about[place]):
+                return found
+        except (ValueError, TypeError, AttributeError, binascii.Error):
+            where = f"{host}/{place}" if place else host
+            raise FormatError(f"{path}: the entry for {where} is not usable: log in again") from None
     return None
 
 
-def _entries(content: Mapping[str, Any], host: str) -> Iterator[Mapping[str, Any]]:
-    for key, entry in content.get("auths", {}).items():
-        if _host_of(key) == host and isinstance(entry, dict):
-            yield entry
+def _is_about(key: str, host: str, repository: str) -> bool:
+    where, place = _place_of(key)
+    return where == host and (not place or repository == place or repository.startswith(f"{place}/"))
 
 
-def _from_helper(content: Mapping[str, Any], host: str, path: Path) -> Credentials | None:
-    helper = _helper(content, host)
-    answer = _run_helper(helper, "get", _key(host), path) if helper else None
-    if not answer:
-        return None
-    try:
-        raw = json.loads(answer)
-        return Credentials(raw["Username"], raw["Secret"])
-    except (ValueError, KeyError, TypeError):
-        raise FormatError(f"docker-credential-{helper}: its answer for {host} is not usable") from None
+def _entry(entry: Mapping[str, Any]) -> Credentials | None:
+    username, _, password = base64.b64decode(entry.get("auth") or "", validate=True).decode().partition(":")
+    username, password = username or entry.get("username") or "", password or entry.get("password") or ""
+    token = entry.get("identitytoken") or ""
+    if not all(isinstance(text, str) for text in (username, password, token)):
+        raise TypeError
+    return Credentials(username, password.rstrip("\0"), token) if username or token else None
 
 
 def _helper(content: Mapping[str, Any], host: str) -> str:
-    helper = (content.get("credHelpers") or {}).get(_key(host)) or content.get("credsStore") or ""
+    helpers = content.get("credHelpers")
+    names = helpers if isinstance(helpers, dict) else {}
+    helper = names.get(_key(host)) or names.get(host) or content.get("credsStore") or ""
     return helper if isinstance(helper, str) else ""
 
 
-def _run_helper(helper: str, verb: str, text: str, path: Path) -> str | None:
-    """Run docker-credential-<helper>; None when it knows nothing of this host."""
-    try:
-        done = subprocess.run(
-            [f"docker-credential-{helper}", verb],
-            input=text.encode(),
-            capture_output=True,
-            timeout=HELPER_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise FormatError(f"{path}: credential helper docker-credential-{helper}: {error}") from None
-    return None if done.returncode else done.stdout.decode(errors="replace")
+def _program(helper: str) -> str:
+    return f"docker-credential-{helper}"
 
 
 def _key(host: str) -> str:
     return _HUB_KEY if host == DOCKER_HUB else host
 
 
-def _host_of(key: str) -> str:
-    host = key.removeprefix("https://").removeprefix("http://").partition("/")[0]
-    return DOCKER_HUB if host in ("index.docker.io", "docker.io") else host
+def _place_of(key: str) -> tuple[str, str]:
+    """Return host and repository (or the beginning of one) that a key is about; older tools wrote URLs for hosts."""
+    bare = key.removeprefix("https://").removeprefix("http://")
+    host, _, place = bare.partition("/")
+    if bare != key or place.rstrip("/") in ("v1", "v2"):
+        place = ""
+    return DOCKER_HUB if host in ("index.docker.io", "docker.io") else host, place.rstrip("/")

@@ -9,8 +9,13 @@ MargoError
 └── ApplyError       the engine could not do it: put the last good version back
 """
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar
+
+OUTSIDE_LIMIT_CHARS = 300
+_QUERY = re.compile(r"(?<=[^\s?])\?[^\s'\"<>)]+")
+_USERINFO = re.compile(r"//[^/\s'\"<>]*@")
 
 
 class MargoError(Exception):
@@ -75,3 +80,15 @@ def explain(error: BaseException) -> tuple[int, str]:
         1,
         f"unexpected {type(error).__name__}: {error}: please report this with the command you ran",
     )
+
+
+def said(text: object, *, limit_chars: int = OUTSIDE_LIMIT_CHARS) -> str:
+    """Return what came from outside as it may stand in a message: one printable line, at most so long."""
+    line = "".join(char if char.isprintable() else " " for char in str(text)[: 2 * limit_chars])
+    line = " ".join(line.split())
+    return line if len(line) <= limit_chars else line[: limit_chars - 1] + "…"
+
+
+def shown(address: object) -> str:
+    """Return an address, or words with addresses in them, without what may be secret: queries and logins."""
+    return said(_QUERY.sub("", _USERINFO.sub("//", str(address)[: 4 * OUTSIDE_LIMIT_CHARS])))

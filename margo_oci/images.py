@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from margo_oci.content import parse_json
-from margo_oci.errors import FormatError
+from margo_oci.content import is_digest, parse_json
+from margo_oci.errors import FormatError, said
 from margo_oci.manifest import DOCKER_LIST, IMAGE_INDEX, Manifest
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
@@ -30,5 +30,7 @@ def _for_machine(index: dict[str, Any], machine: str, what: str) -> str:
     for one in manifests if isinstance(manifests, list) else ():
         platform = one.get("platform") if isinstance(one, dict) else None
         if isinstance(platform, dict) and platform.get("os") == "linux" and platform.get("architecture") == wanted:
-            return str(one.get("digest"))
+            if not is_digest(digest := str(one.get("digest"))):
+                raise FormatError(f"{what}: the index names {said(digest)!r} for linux/{wanted}: sha256:… is expected")
+            return digest
     raise FormatError(f"{what}: no image for linux/{wanted}")

@@ -3,20 +3,25 @@
 Nothing that comes back is trusted here; what is asked for by digest is checked by whoever keeps it.
 """
 
+import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 from urllib.parse import urljoin
+from urllib.request import getproxies_environment
 
 import httpx2
 
-from margo_oci.auth import TOKEN_LIMIT_BYTES, Challenge, Credentials, token_of
-from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor, check, digest_of, is_digest, parse_json
-from margo_oci.errors import FormatError, NotFound, RegistryError, TrustError
+from margo_oci.answers import next_page, retry_after_s
+from margo_oci.auth import TOKEN_LIMIT_BYTES, TOKEN_MARGIN_S, Challenge, Credentials, token_of
+from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor, Verifier, check, digest_of, is_digest, parse_json
+from margo_oci.errors import FormatError, MargoError, NotFound, RegistryError, TrustError, said, shown
 from margo_oci.manifest import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -25,6 +30,7 @@ from margo_oci.manifest import (
     REFERRER_COUNT_LIMIT,
     parse_index,
 )
+from margo_oci.proxy import Proxies
 from margo_oci.reference import Reference
 
 CONNECT_TIMEOUT_S = 10.0
@@ -34,32 +40,62 @@ CONNECTION_LIMIT = 16  # HTTP/1.1 only: over HTTP/2 one connection carries every
 REDIRECT_LIMIT = 5
 PAGE_LIMIT = 100
 PAGE_LIMIT_BYTES = 1024 * 1024
-RETRY_AFTER_LIMIT_S = 3600.0
+MIRROR_PAUSE_S = 300.0  # how long a mirror that failed is not asked
 _MANIFESTS = ", ".join((IMAGE_MANIFEST, IMAGE_INDEX, DOCKER_MANIFEST, DOCKER_LIST))
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Access:
-    """How one registry host is reached, and as whom. A CA file is trusted instead of the system's CAs."""
+    """How one registry host is reached, and as whom.
+
+    `ca_file` is trusted instead of the system's CAs, `extra_ca_files` besides them. `login` is asked for the
+    credentials of a repository when the registry wants them, and goes before `credentials`. Without `proxies` those
+    of the environment count. `mirrors` are asked first; their repositories stand in front of the reference's.
+    """
 
     plain_http: bool = False
     ca_file: Path | None = None
     client_cert: Path | None = None
     client_key: Path | None = None
     credentials: Credentials | None = None
+    extra_ca_files: tuple[Path, ...] = ()
+    login: Callable[[str], Credentials | None] | None = field(default=None, compare=False, repr=False)
+    proxies: Proxies | None = None
+    proxy_ca_files: tuple[Path, ...] = ()
+    mirrors: tuple[Reference, ...] = ()
 
-    def tls(self) -> ssl.SSLContext | bool:
+    def who(self, repository: str) -> Credentials | None:
+        """Return who asks for a repository. Raises FormatError or RegistryError where that is kept elsewhere."""
+        return self.login(repository) if self.login else self.credentials
+
+    def tls(self) -> ssl.SSLContext:
         """Return what to check the server's certificate with. Raises FormatError for an unusable file."""
-        if not self.ca_file and not self.client_cert:
-            return True
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-            if self.client_cert:
-                context.load_cert_chain(self.client_cert, self.client_key)
-        except (OSError, ssl.SSLError) as error:
-            files = ", ".join(str(file) for file in (self.ca_file, self.client_cert, self.client_key) if file)
-            raise FormatError(f"{files}: not usable as certificates: {error}") from None
-        return context
+        return _context(self.ca_file, self.extra_ca_files, self.client_cert, self.client_key)
+
+    def proxy_for(self, host: str) -> str:
+        """Return the URL of the proxy to `host`; "" if there is none. It may hold a password."""
+        proxies = Proxies.of(getproxies_environment()) if self.proxies is None else self.proxies
+        return proxies.for_host(host, plain_http=self.plain_http)
+
+    def proxy_tls(self) -> ssl.SSLContext:
+        """Return what to check the certificate of a proxy with. Raises FormatError for an unusable file."""
+        return _context(None, self.proxy_ca_files)
+
+
+def _context(
+    ca_file: Path | None, extra: Sequence[Path], cert: Path | None = None, key: Path | None = None
+) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file) if ca_file else httpx2.create_ssl_context()
+        for file in extra:
+            context.load_verify_locations(file)
+        if cert:
+            context.load_cert_chain(cert, key, password="")
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(str(file) for file in (ca_file, *extra, cert, key) if file)
+        raise FormatError(f"{files or 'SSL_CERT_FILE'}: not usable as certificates: {error}") from None
+    return context
 
 
 @dataclass
@@ -82,18 +118,36 @@ class Received:
 TransportFor = Callable[[str], httpx2.AsyncBaseTransport]
 
 
+@dataclass(frozen=True)
+class _Grant:
+    """What a registry accepts for a while, and what it asked for then."""
+
+    challenge: Challenge
+    authorization: str = field(repr=False)
+    until_s: float
+
+    @property
+    def header(self) -> dict[str, str]:
+        """What a request must carry."""
+        return {"Authorization": self.authorization}
+
+
 @dataclass
 class Registry:
     """Reads from registries. Use as `async with`; `access` says how a host is reached.
 
-    Proxies come from the environment (HTTPS_PROXY, NO_PROXY), as everywhere.
+    A mirror that fails is not asked again for MIRROR_PAUSE_S; `mirror_faults` has the last fault of each.
     """
 
     access: Callable[[str], Access]
     transport_for: TransportFor | None = None
     traffic: Traffic = field(default_factory=Traffic)
+    monotonic_s: Callable[[], float] = time.monotonic
+    mirror_faults: dict[str, str] = field(default_factory=dict)
     _clients: dict[str, httpx2.AsyncClient] = field(default_factory=dict)
-    _tokens: dict[tuple[str, str], str] = field(default_factory=dict)
+    _grants: dict[tuple[str, str], _Grant] = field(default_factory=dict)
+    _granting: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
+    _paused_until_s: dict[str, float] = field(default_factory=dict)
 
     async def __aenter__(self) -> "Registry":
         return self
@@ -115,6 +169,9 @@ class Registry:
 
         Raises NotFound, RegistryError, and TrustError `digest-mismatch` if the bytes are not what was asked for.
         """
+        return await self._mirrored(reference, lambda at: self._manifest(at, known, limit_bytes))
+
+    async def _manifest(self, reference: Reference, known: str, limit_bytes: int) -> Received | None:
         headers = {"Accept": _MANIFESTS, **({"If-None-Match": f'"{known}"'} if known else {})}
         async with self._get(reference, f"manifests/{reference.target}", headers) as response:
             if response.status_code == httpx2.codes.NOT_MODIFIED:
@@ -123,17 +180,20 @@ class Registry:
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
             named = reference.digest or response.headers.get("Docker-Content-Digest", "")
         if named:
-            check(data, Descriptor(media_type=media_type, digest=named, size=len(data)))
+            check(data, Descriptor(media_type=media_type, digest=said(named), size=len(data)))
         return Received(data, digest_of(data), media_type)
 
     async def digest(self, reference: Reference) -> str:
         """Return the digest that a tag leads to, without its content where the registry says it."""
+        return await self._mirrored(reference, self._digest)
+
+    async def _digest(self, reference: Reference) -> str:
         headers = {"Accept": _MANIFESTS}
         async with self._get(reference, f"manifests/{reference.target}", headers, method="HEAD") as response:
             named: str = response.headers.get("Docker-Content-Digest", "")
         if is_digest(named):
             return named
-        received = await self.manifest(reference)
+        received = await self._manifest(reference, "", MANIFEST_LIMIT_BYTES)
         assert received is not None  # noqa: S101  (only a known digest makes it None)
         return received.digest
 
@@ -141,14 +201,42 @@ class Registry:
     async def blob(self, reference: Reference, descriptor: Descriptor, *, offset: int = 0) -> AsyncIterator["Body"]:
         """Open a blob's bytes from `offset` on (RFC 9110 range; `Body.offset` is what the registry granted).
 
-        The bytes are raw: whoever keeps them runs them through a `Verifier`.
+        The bytes are raw: whoever keeps them runs them through a `Verifier`. What a mirror gets wrong is a
+        RegistryError, so that the next attempt asks the next one.
         """
+        async with AsyncExitStack() as opened:
+            yield await self._mirrored(
+                reference, lambda at: opened.enter_async_context(self._blob(at, descriptor, offset, home=reference))
+            )
+
+    @asynccontextmanager
+    async def _blob(
+        self, reference: Reference, descriptor: Descriptor, offset: int, *, home: Reference
+    ) -> AsyncIterator["Body"]:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        async with self._get(reference, f"blobs/{descriptor.digest}", headers) as response:
-            partial = response.status_code == httpx2.codes.PARTIAL_CONTENT
-            if partial and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-                raise RegistryError(f"GET {response.url}: the registry sent another range than was asked for")
-            yield Body(offset if partial else 0, self._chunks(response))
+        try:
+            async with self._get(reference, f"blobs/{descriptor.digest}", headers) as response:
+                partial = response.status_code == httpx2.codes.PARTIAL_CONTENT
+                if partial and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+                    raise RegistryError(
+                        f"GET {shown(response.url)}: the registry sent another range than was asked for"
+                    )
+                chunks = self._chunks(response)
+                from_start = not (partial and offset)
+                checked = _checked(chunks, descriptor) if from_start and reference != home else chunks
+                yield Body(offset if partial else 0, checked)
+        except _RangeError:
+            async with self._blob(reference, descriptor, 0, home=home) as body:  # from the start, then
+                yield body
+        except TrustError as error:
+            if reference == home:
+                raise
+            self._pause(reference, error)
+            raise RegistryError(f"mirror {reference.host}: {error}") from None
+        except RegistryError as error:
+            if reference != home and not isinstance(error, NotFound):
+                self._pause(reference, error)
+            raise
 
     async def small_blob(self, reference: Reference, descriptor: Descriptor, *, limit_bytes: int) -> bytes:
         """Return a small blob, checked. Raises TrustError `digest-mismatch` or `too-large`."""
@@ -157,22 +245,34 @@ class Registry:
                 "too-large",
                 f"{descriptor.digest}: {descriptor.size} bytes, at most {limit_bytes} are read",
             )
-        async with self._get(reference, f"blobs/{descriptor.digest}", {}) as response:
-            return check(await self._read(response, descriptor.size), descriptor)
+
+        async def read(at: Reference) -> bytes:
+            async with self._get(at, f"blobs/{descriptor.digest}", {}) as response:
+                return check(await self._read(response, descriptor.size), descriptor)
+
+        return await self._mirrored(reference, read)
 
     async def referrers(self, reference: Reference) -> Sequence[Descriptor]:
         """Return what the referrers API lists for a digest; nothing where the registry has no such API."""
-        found: list[Descriptor] = []
-        headers = {"Accept": IMAGE_INDEX}
         try:
-            async for media_type, page in self._pages(reference, f"referrers/{reference.digest}", headers):
-                if media_type != IMAGE_INDEX:
-                    return ()
-                found += parse_index(page, what=f"referrers of {reference.digest[:19]}")
-                if len(found) > REFERRER_COUNT_LIMIT:
-                    break
+            return await self._mirrored(reference, self._referrers)
         except NotFound:
             return ()
+        except RegistryError:
+            # A mirror without the API has the tag that stands in for it; a registry that is away adds nothing.
+            if any(place.host not in self._paused_until_s for place in self._mirrors(reference)):
+                return ()
+            raise
+
+    async def _referrers(self, reference: Reference) -> Sequence[Descriptor]:
+        found: list[Descriptor] = []
+        headers = {"Accept": IMAGE_INDEX}
+        async for media_type, page in self._pages(reference, f"referrers/{reference.digest}", headers):
+            if media_type != IMAGE_INDEX:
+                return ()
+            found += parse_index(page, what=f"referrers of {reference.digest[:19]}")
+            if len(found) > REFERRER_COUNT_LIMIT:
+                break
         return found
 
     async def tags(self, reference: Reference) -> Sequence[str]:
@@ -187,14 +287,15 @@ class Registry:
         self, reference: Reference, path: str, headers: dict[str, str]
     ) -> AsyncIterator[tuple[str, bytes]]:
         """Yield media type and body of each page of a list (distribution-spec, `Link`)."""
+        asked = urljoin(self._base(reference), path)
         for _ in range(PAGE_LIMIT):
-            async with self._get(reference, path, headers) as response:
+            async with self._get(reference, asked, headers) as response:
                 page = await self._read(response, PAGE_LIMIT_BYTES)
                 following = response.links.get("next", {}).get("url")
             yield response.headers.get("Content-Type", "").partition(";")[0].strip(), page
             if not following:
                 return
-            path = following
+            asked = next_page(following, asked=asked)
         raise RegistryError(f"{reference.name}: a list does not end after {PAGE_LIMIT} pages")
 
     async def ping(self, host: str) -> None:
@@ -202,24 +303,63 @@ class Registry:
         async with self._get(Reference(host, ""), "", {}):
             pass
 
+    async def _mirrored(self, reference: Reference, read: Callable[[Reference], Awaitable[T]]) -> T:
+        """Read from the first mirror that answers rightly, else from the host itself."""
+        for place in self._mirrors(reference):
+            try:
+                return await read(place)
+            except NotFound:
+                continue  # it need not have everything
+            except MargoError as error:
+                self._pause(place, error)
+        try:
+            return await read(reference)
+        except RegistryError as error:
+            faults = [self.mirror_faults[one.host] for one in self._all_mirrors(reference)
+                      if one.host in self.mirror_faults]  # fmt: skip
+            if not faults:
+                raise
+            words = f"{error}; before that {'; '.join(faults)}"
+            raise type(error)(words, retry_after_s=error.retry_after_s) from None
+
+    def _all_mirrors(self, reference: Reference) -> Sequence[Reference]:
+        if not reference.repository:
+            return ()
+        mirrors = self.access(reference.host).mirrors
+        return [
+            replace(reference, host=one.host, repository="/".join(filter(None, (one.repository, reference.repository))))
+            for one in mirrors
+        ]
+
+    def _mirrors(self, reference: Reference) -> Sequence[Reference]:
+        """Return the mirrors to ask now, in their order."""
+        now_s = self.monotonic_s()
+        return [one for one in self._all_mirrors(reference) if self._paused_until_s.get(one.host, now_s) <= now_s]
+
+    def _pause(self, place: Reference, error: Exception) -> None:
+        self._paused_until_s[place.host] = self.monotonic_s() + MIRROR_PAUSE_S
+        self.mirror_faults[place.host] = said(f"mirror {place.host}: {error}")
+
+    def _base(self, reference: Reference) -> str:
+        scheme = "http" if self.access(reference.host).plain_http else "https"
+        return f"{scheme}://{reference.host}/v2/" + (f"{reference.repository}/" if reference.repository else "")
+
     @asynccontextmanager
     async def _get(
         self, reference: Reference, path: str, headers: dict[str, str], *, method: str = "GET"
     ) -> AsyncIterator[httpx2.Response]:
-        scheme = "http" if self.access(reference.host).plain_http else "https"
-        base = f"{scheme}://{reference.host}/v2/" + (f"{reference.repository}/" if reference.repository else "")
-        what = f"{method} {urljoin(base, path)}"
+        address = urljoin(self._base(reference), path)
+        what = f"{method} {shown(address)}"
         try:
-            url = httpx2.URL(urljoin(base, path))
-            if url.scheme != "https" and url.scheme != scheme:
-                raise RegistryError(f"{what}: the registry names a next page without TLS, which is not asked for")
-            async with self._follow(method, url, headers, home=reference) as response:
+            async with self._follow(method, httpx2.URL(address), headers, home=reference) as response:
                 await self._raise_for(response, reference, what)
                 yield response
         except httpx2.TimeoutException:
-            raise RegistryError(f"{what}: no answer in time") from None
+            raise RegistryError(f"{what}: no answer in time{self._via(reference.host)}") from None
+        except httpx2.ProxyError as error:
+            raise RegistryError(f"{what}: {proxy_words(self._proxy(reference.host), str(error))}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise RegistryError(f"{what}: {_words(error)}") from None
+            raise RegistryError(f"{what}: {shown(_words(error))}{self._via(reference.host)}") from None
 
     @asynccontextmanager
     async def _follow(
@@ -236,49 +376,70 @@ class Registry:
                 url = self._next(response, url)
             finally:
                 await response.aclose()
-        raise RegistryError(f"{method} {url}: more than {REDIRECT_LIMIT} redirects")
+        raise RegistryError(f"{method} {shown(url)}: more than {REDIRECT_LIMIT} redirects")
 
     async def _send(
         self, method: str, url: httpx2.URL, headers: dict[str, str], home: Reference | None
     ) -> httpx2.Response:
         """Send one request; answer a 401 once, with what was given for this host."""
-        place = (home.host, home.repository) if home else ("", "")
-        if place in self._tokens:
-            headers = headers | {"Authorization": self._tokens[place]}
-        host = home.host if home else url.netloc.decode()
-        response = await self._exchange(method, url, headers, host)
-        if response.status_code != httpx2.codes.UNAUTHORIZED or not home:
+        if not home:
+            return await self._exchange(method, url, headers, url.netloc.decode())
+        sent = await self._granted(home)
+        response = await self._exchange(method, url, headers | sent, home.host)
+        if response.status_code != httpx2.codes.UNAUTHORIZED:
             return response
         await response.aclose()
-        challenge = Challenge.parse(response.headers.get("WWW-Authenticate", ""))
-        authorization = await self._authorization(challenge, self.access(home.host))
-        if authorization is None:
-            return response
-        self._tokens[place] = authorization
-        return await self._exchange(method, url, headers | {"Authorization": authorization}, host)
+        challenge = Challenge.parse(*response.headers.get_list("WWW-Authenticate"))
+        granted = await self._granted(home, challenge, refused=sent)
+        return await self._exchange(method, url, headers | granted, home.host) if granted else response
 
-    async def _authorization(self, challenge: Challenge, access: Access) -> str | None:
-        credentials = access.credentials
-        if challenge.scheme == "basic" and credentials:
-            return credentials.basic
+    async def _granted(
+        self, home: Reference, challenge: Challenge | None = None, *, refused: dict[str, str] | None = None
+    ) -> dict[str, str]:
+        """Return the header that says who asks, by a new token if the last one has ended or was refused."""
+        place = (home.host, home.repository)
+        if challenge is None and place not in self._grants:
+            return {}
+        async with self._granting.setdefault(place, asyncio.Lock()):  # many ask at once, one fetches the token
+            grant = self._grants.get(place)
+            if grant and grant.until_s > self.monotonic_s() and refused != grant.header:
+                return grant.header
+            if wanted := challenge or (grant.challenge if grant else None):
+                grant = await self._grant(wanted, home)
+            if grant is None:
+                self._grants.pop(place, None)
+                return {}
+            self._grants[place] = grant
+            return grant.header
+
+    async def _grant(self, challenge: Challenge, home: Reference) -> _Grant | None:
+        access = self.access(home.host)
+        credentials = access.who(home.repository)
+        if challenge.scheme == "basic" and credentials and credentials.username:
+            return _Grant(challenge, credentials.basic, float("inf"))
         if challenge.scheme != "bearer":
             return None
-        url = httpx2.URL(challenge.token_url(secure=not access.plain_http))
-        headers = {"Authorization": credentials.basic} if credentials else {}
-        answer = await self._exchange("GET", url, headers, url.netloc.decode())
+        asked = challenge.token_request(credentials, secure=not access.plain_http)
+        url = httpx2.URL(asked.url)
+        answer = await self._exchange(asked.method, url, dict(asked.headers), url.netloc.decode(), asked.body)
         try:
             if answer.status_code in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
                 return None
+            if asked.body and answer.status_code == httpx2.codes.BAD_REQUEST:  # RFC 6749 5.2: the token is not valid
+                return None
             if answer.status_code != httpx2.codes.OK:
-                raise _unexpected(answer, f"GET {url.copy_with(query=None)}")
-            return f"Bearer {token_of(await self._read(answer, TOKEN_LIMIT_BYTES))}"
+                raise _unexpected(answer, f"{asked.method} {shown(url)}")
+            token = token_of(await self._read(answer, TOKEN_LIMIT_BYTES))
         finally:
             await answer.aclose()
+        return _Grant(challenge, token.bearer, self.monotonic_s() + token.life_s - TOKEN_MARGIN_S)
 
-    async def _exchange(self, method: str, url: httpx2.URL, headers: dict[str, str], host: str) -> httpx2.Response:
+    async def _exchange(
+        self, method: str, url: httpx2.URL, headers: dict[str, str], host: str, body: bytes = b""
+    ) -> httpx2.Response:
         client = self._client(host)
         self.traffic.requests += 1
-        return await client.send(client.build_request(method, url, headers=headers), stream=True)
+        return await client.send(client.build_request(method, url, headers=headers, content=body or None), stream=True)
 
     def _next(self, response: httpx2.Response, url: httpx2.URL) -> httpx2.URL:
         following = url.join(response.headers["Location"])
@@ -286,9 +447,8 @@ class Registry:
             following.scheme == "http" and self.access(following.netloc.decode()).plain_http
         )
         if not allowed or following.userinfo:
-            raise RegistryError(
-                f"GET {url}: redirected to {following.scheme}://{following.host}, which is not followed"
-            )
+            to = said(f"{following.scheme}://{following.host}")
+            raise RegistryError(f"GET {shown(url)}: redirected to {to}, which is not followed")
         return following
 
     def _client(self, host: str) -> httpx2.AsyncClient:
@@ -297,6 +457,8 @@ class Registry:
             self._clients[host] = httpx2.AsyncClient(
                 transport=self.transport_for(host) if self.transport_for else None,
                 verify=access.tls(),
+                proxy=self._proxy_transport(access, host),
+                trust_env=False,
                 http2=not access.plain_http,
                 timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=None),
                 limits=httpx2.Limits(max_connections=CONNECTION_LIMIT, keepalive_expiry=KEEPALIVE_S),
@@ -304,9 +466,19 @@ class Registry:
             )
         return self._clients[host]
 
+    def _proxy_transport(self, access: Access, host: str) -> httpx2.Proxy | None:
+        url = self._proxy(host)
+        return httpx2.Proxy(url, ssl_context=access.proxy_tls() if url.startswith("https:") else None) if url else None
+
+    def _proxy(self, host: str) -> str:
+        return "" if self.transport_for else self.access(host).proxy_for(host)
+
+    def _via(self, host: str) -> str:
+        return f" (through the proxy {shown(proxy)})" if (proxy := self._proxy(host)) else ""
+
     async def _chunks(self, response: httpx2.Response) -> AsyncIterator[bytes]:
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise RegistryError(f"GET {response.url}: compressed on the way, which was not asked for")
+            raise RegistryError(f"GET {shown(response.url)}: compressed on the way, which was not asked for")
         async for chunk in response.aiter_raw():
             self.traffic.bytes_in += len(chunk)
             yield chunk
@@ -317,7 +489,7 @@ class Registry:
         async for chunk in self._chunks(response):
             data += chunk
             if len(data) > limit_bytes:
-                raise TrustError("too-large", f"GET {response.url}: more than {limit_bytes} bytes")
+                raise TrustError("too-large", f"GET {shown(response.url)}: more than {limit_bytes} bytes")
         return bytes(data)
 
     async def _raise_for(self, response: httpx2.Response, reference: Reference, what: str) -> None:
@@ -328,11 +500,32 @@ class Registry:
         if status == httpx2.codes.NOT_FOUND:
             raise NotFound(f"{what}: the registry does not have it")
         if status in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
-            known = (
-                "these credentials are not accepted" if self.access(reference.host).credentials else "no credentials"
-            )
-            raise RegistryError(f"{what}: {status}: {known}: log in with `margo-oci login {reference.host}`")
+            raise RegistryError(f"{what}: {status}: {self._refusal(response, reference)}")
+        if status == httpx2.codes.PROXY_AUTHENTICATION_REQUIRED:
+            raise RegistryError(f"{what}: {proxy_words(self._proxy(reference.host), '407')}")
+        if status == httpx2.codes.RANGE_NOT_SATISFIABLE and "Range" in response.request.headers:
+            raise _RangeError(f"{what}: the registry answered {status}")
         raise _unexpected(response, what)
+
+    def _refusal(self, response: httpx2.Response, reference: Reference) -> str:
+        challenge = Challenge.parse(*response.headers.get_list("WWW-Authenticate"))
+        known = self.access(reference.host).who(reference.repository)
+        if challenge.parameters.get("error") == "insufficient_scope" and challenge.scope:
+            return f"the right {challenge.scope} is missing: ask for it, or log in as somebody who has it"
+        words = "these credentials are not accepted" if known else "no credentials"
+        return f"{words}: log in with `margo-oci login {reference.host}`"
+
+
+class _RangeError(RegistryError):
+    """There is nothing from this offset on (416): the part that is here is wrong, or what the registry has."""
+
+
+async def _checked(chunks: AsyncIterator[bytes], descriptor: Descriptor) -> AsyncIterator[bytes]:
+    verifier = Verifier(descriptor)
+    async for chunk in chunks:
+        verifier.feed(chunk)
+        yield chunk
+    verifier.finish()
 
 
 @dataclass(frozen=True)
@@ -343,9 +536,19 @@ class Body:
     chunks: AsyncIterator[bytes]
 
 
+def proxy_words(proxy: str, answer: str) -> str:
+    """Say that a proxy refused, and what to do."""
+    words = f"the proxy {shown(proxy)} answered {said(answer)}".rstrip()
+    return (
+        f"{words}: it wants a login it knows: http://user:password@host:port names one"
+        if answer.startswith("407")
+        else words
+    )
+
+
 def _unexpected(response: httpx2.Response, what: str) -> RegistryError:
     return RegistryError(
-        f"{what}: the registry answered {response.status_code}", retry_after_s=_retry_after_s(response)
+        f"{what}: the registry answered {response.status_code}", retry_after_s=retry_after_s(response.headers)
     )
 
 
@@ -359,8 +562,3 @@ def _words(error: Exception) -> str:
         words = os.strerror(cause.errno or 0)  # asyncio puts its own words in place of the system's
     plain = any(sign in words for sign in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"))
     return "the registry speaks plain HTTP: --plain-http (plainHttp: true) allows that" if plain else words
-
-
-def _retry_after_s(response: httpx2.Response) -> float | None:
-    value = response.headers.get("Retry-After", "")
-    return min(float(value), RETRY_AFTER_LIMIT_S) if value.isascii() and value.isdigit() else None

@@ -1,34 +1,46 @@
 """The one door to registries for writing: oras carries the bytes, we say which and in what order."""
 
+import io
+import re
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from oras.container import Container
 from oras.provider import Registry as OrasRegistry
 
-from margo_oci.auth import TOKEN_LIMIT_BYTES, Challenge, token_of
+from margo_oci.answers import retry_after_s
+from margo_oci.auth import TOKEN_LIMIT_BYTES, TOKEN_MARGIN_S, Challenge, TokenRequest, token_of
 from margo_oci.content import Descriptor, digest_of
-from margo_oci.errors import RegistryError
+from margo_oci.errors import RegistryError, said, shown
 from margo_oci.manifest import IMAGE_MANIFEST
 from margo_oci.reference import Reference
-from margo_oci.registry import Access
+from margo_oci.registry import Access, proxy_words
 
 TIMEOUT_S = (10.0, 60.0)
+ANSWER_LIMIT_BYTES = 64 * 1024  # what a registry says to a push: an error document at most
+_REPOSITORY = re.compile(r"/v2/(?P<repository>.+)/(?:blobs|manifests)/")
+_FOUND = (200, 301, 302, 303, 307, 308)  # where blobs are in a storage beside the registry, it redirects there
+_CAPABLE = {"Accept-Encoding": "identity", "User-Agent": "margo-oci"}
 
 
 class Uploader:
     """Pushes to one registry host; safe to use from several threads at once."""
 
-    def __init__(self, host: str, access: Access) -> None:
-        self.oras = _Oras(host, access)
+    def __init__(self, host: str, access: Access, elsewhere: Callable[[str], Access] = lambda _: Access()) -> None:
+        """Push to `host`; `elsewhere` says how another host is reached where the registry has uploads go on there."""
+        self.oras = _Oras(host, access, elsewhere)
 
     def blob(self, reference: Reference, descriptor: Descriptor, data: bytes) -> bool:
         """Push a blob unless it is there; tell whether it was sent. Raises RegistryError."""
         container = self._container(reference)
         layer = descriptor.to_dict()
-        if self.oras.blob_exists(layer, container):
+        if self.oras.has(f"{self.oras.prefix}://{container.get_blob_url(descriptor.digest)}"):
             return False
         with tempfile.NamedTemporaryFile() as file:  # oras reads blobs from files
             file.write(data)
@@ -50,7 +62,9 @@ class Uploader:
         _expect(response, f"push of {reference}")
         named = response.headers.get("Docker-Content-Digest", "")
         if named and named != digest_of(data):
-            raise RegistryError(f"push of {reference}: the registry keeps it as {named}, sent was {digest_of(data)}")
+            raise RegistryError(
+                f"push of {reference}: the registry keeps it as {said(named)}, sent was {digest_of(data)}"
+            )
         return "OCI-Subject" in response.headers
 
     def _container(self, reference: Reference) -> Container:
@@ -64,62 +78,159 @@ class Uploader:
         return container
 
 
+@dataclass(frozen=True)
+class _Grant:
+    """What the registry accepts for a while, and what it asked for then."""
+
+    challenge: Challenge
+    authorization: str = field(repr=False)
+    until_s: float
+
+
 class _Oras(OrasRegistry):  # type: ignore[misc]  # oras has no types
     """oras without its blanket retries (it repeats a refused push for two minutes), with our logins."""
 
-    def __init__(self, host: str, access: Access) -> None:
-        super().__init__(host, insecure=access.plain_http, tls_verify=str(access.ca_file or "") or True)
+    def __init__(self, host: str, access: Access, elsewhere: Callable[[str], Access]) -> None:
+        super().__init__(host, insecure=access.plain_http)
         self.access = access
-        self.authorization = ""
-        if access.client_cert:
-            self.session.cert = tuple(str(file) for file in (access.client_cert, access.client_key) if file)
-        adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=16)
-        self.session.mount("https://", adapter)
-        self.session.mount("http://", adapter)
+        self.elsewhere = elsewhere
+        self.grants: dict[str, _Grant] = {}
+        self._mounting = Lock()
+        self._mounted: set[str] = set()
+        self.session.trust_env = False  # proxies and CAs are the same as for reading; ~/.netrc is for others
+        self.session.headers.update(_CAPABLE)
+
+    def has(self, url: str) -> bool:
+        """Tell whether the registry has a blob."""
+        return self.do_request(url, "HEAD").status_code in _FOUND
 
     def do_request(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, **body: Any) -> Any:
         """Send one request, and answer a 401 once."""
         headers = dict(headers or {})
         response = self._send(url, method, headers, body)
-        if response.status_code == requests.codes.unauthorized and self._log_in(response, url):
+        if response.status_code == requests.codes.unauthorized and self._is_home(url) and self._log_in(response, url):
             response = self._send(url, method, headers, body)
         if method == "POST":  # oras goes on from a refused upload as if it had been granted
-            _expect(response, f"POST {url}")
+            _expect(response, f"POST {shown(url)}")
+            self._check_next(response.headers.get("Location", ""), url)
         return response
+
+    def _check_next(self, location: str, url: str) -> None:
+        """A registry may have the upload go on at another host, but not out of TLS, and not with a login of its own."""
+        try:
+            parts = urlsplit(location)
+            if not location.startswith("http"):  # oras takes it as a path here
+                usable = location.startswith("/")
+            else:
+                usable = "@" not in parts.netloc and (parts.scheme == "https" or self._is_plain(parts.netloc))
+        except ValueError:
+            usable = False
+        if not usable:
+            raise RegistryError(f"POST {shown(url)}: the upload is to go on at {shown(location)!r}: not followed")
+
+    def _is_plain(self, netloc: str) -> bool:
+        return (self.access if netloc == self.hostname else self.elsewhere(netloc)).plain_http
+
+    def _is_home(self, url: str) -> bool:
+        return url.startswith(f"{self.prefix}://{self.hostname}/")
 
     def _send(self, url: str, method: str, headers: dict[str, str], body: dict[str, Any]) -> requests.Response:
         # A registry may let the upload go on at another host: our login is not for that one.
-        if self.authorization and url.startswith(f"{self.prefix}://{self.hostname}/"):
-            headers = headers | {"Authorization": self.authorization}
-        return self._exchange(lambda: self.session.request(
-            method, url, headers=headers, verify=self._tls_verify, timeout=TIMEOUT_S,
-            allow_redirects=False, auth=_no_netrc, **body,
-        ), f"{method} {url.partition('?')[0]}")  # fmt: skip
+        if self._is_home(url) and (authorization := self._authorization(url)):
+            headers = headers | {"Authorization": authorization}
+        return self._exchange(method, url, headers, ANSWER_LIMIT_BYTES, **body)
 
-    def _exchange(self, send: Callable[[], requests.Response], what: str) -> requests.Response:
+    def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], limit_bytes: int, **body: Any
+    ) -> requests.Response:
+        """Send, and read the answer: no redirect is followed, no more than `limit_bytes` is read."""
+        what = f"{method} {shown(url)}"
+        host = urlsplit(url).netloc
+        access = self.access if host == self.hostname else self.elsewhere(host)
+        proxy = access.proxy_for(host)
+        self._mount(url, access)
         try:
-            return send()
-        except (requests.RequestException, OSError) as error:
-            raise RegistryError(f"{what}: {_reason(error)}") from None
+            response: requests.Response = self.session.request(
+                method, url, headers=dict(headers), timeout=TIMEOUT_S, allow_redirects=False, auth=_no_netrc,
+                stream=True, proxies={"http": proxy, "https": proxy} if proxy else {}, **body,
+            )  # fmt: skip
+            data = response.raw.read(limit_bytes + 1, decode_content=False)
+        except (requests.RequestException, OSError, ValueError) as error:
+            raise RegistryError(f"{what}: {_reason(error, proxy)}") from None
+        except Exception as error:  # what urllib3 raises while a body is read has no ancestor in common
+            if type(error).__module__.startswith("urllib3"):
+                raise RegistryError(f"{what}: {_reason(error, proxy)}") from None
+            raise
+        if len(data) > limit_bytes:
+            response.close()
+            raise RegistryError(f"{what}: the answer is longer than {limit_bytes} bytes")
+        response.raw = io.BytesIO(data)
+        return response
+
+    def _mount(self, url: str, access: Access) -> None:
+        """Have each host reached by its own TLS settings: our client certificate is for the registry alone."""
+        parts = urlsplit(url)
+        origin = f"{parts.scheme}://{parts.netloc}/"
+        with self._mounting:
+            if origin not in self._mounted:
+                self.session.mount(origin, _Adapter(access))
+                self._mounted.add(origin)
+
+    def _authorization(self, url: str) -> str:
+        """Return what is sent with a request, by a new token where the last one is about to expire."""
+        place = _repository(url)
+        if (known := self.grants.get(place)) and known.until_s <= time.monotonic():
+            self._grant(known.challenge, url)
+        return self.grants[place].authorization if place in self.grants else ""
 
     def _log_in(self, response: requests.Response, url: str) -> bool:
-        challenge = Challenge.parse(response.headers.get("WWW-Authenticate", ""))
-        credentials = self.access.credentials
-        if challenge.scheme == "basic" and credentials:
-            self.authorization = credentials.basic
-        elif challenge.scheme == "bearer":
-            token_url = challenge.token_url(secure=self.prefix == "https")
-            headers = {"Authorization": credentials.basic} if credentials else {}
-            answer = self._exchange(lambda: self.session.get(
-                token_url, headers=headers, verify=self._tls_verify, timeout=TIMEOUT_S,
-                allow_redirects=False, auth=_no_netrc, stream=True,
-            ), f"token for {url.partition('?')[0]}")  # fmt: skip
-            if answer.status_code != requests.codes.ok:
-                return False
-            self.authorization = f"Bearer {token_of(answer.raw.read(TOKEN_LIMIT_BYTES + 1, decode_content=True))}"
-        else:
+        return self._grant(Challenge.parse(response.headers.get("WWW-Authenticate", "")), url)
+
+    def _grant(self, challenge: Challenge, url: str) -> bool:
+        credentials = self.access.who(_repository(url))
+        if challenge.scheme == "basic" and credentials and credentials.username:
+            self.grants[_repository(url)] = _Grant(challenge, credentials.basic, float("inf"))
+            return True
+        if challenge.scheme != "bearer":
             return False
+        asked = challenge.token_request(credentials, secure=self.prefix == "https")
+        answer = self._ask_for_token(asked)
+        if answer.status_code in (400, 401, 403):
+            return False
+        if answer.status_code != requests.codes.ok:
+            raise RegistryError(
+                f"{asked.method} {shown(asked.url)}: the token service answered {answer.status_code}",
+                retry_after_s=retry_after_s(answer.headers),
+            )
+        token = token_of(answer.content)
+        until_s = time.monotonic() + token.life_s - TOKEN_MARGIN_S
+        self.grants[_repository(url)] = _Grant(challenge, token.bearer, until_s)
         return True
+
+    def _ask_for_token(self, asked: TokenRequest) -> requests.Response:
+        body = {"data": asked.body} if asked.body else {}
+        return self._exchange(asked.method, asked.url, asked.headers, TOKEN_LIMIT_BYTES, **body)
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Reaches one host with the TLS settings of `margo_oci.registry`, through a proxy or not."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        super().__init__(pool_connections=1, pool_maxsize=16)
+
+    def init_poolmanager(self, *arguments: Any, **settings: Any) -> None:
+        """Use our TLS settings."""
+        super().init_poolmanager(*arguments, **settings, ssl_context=self.access.tls())
+
+    def proxy_manager_for(self, proxy: str, **settings: Any) -> Any:
+        """Use our TLS settings, and those for the proxy."""
+        if proxy.startswith("https:") and proxy not in self.proxy_manager:
+            settings["proxy_ssl_context"] = self.access.proxy_tls()
+        return super().proxy_manager_for(proxy, **settings, ssl_context=self.access.tls())
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Leave it to the context: this would add the CAs that come with requests."""
 
 
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -127,28 +238,46 @@ def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
+def _repository(url: str) -> str:
+    found = _REPOSITORY.search(urlsplit(url).path)
+    return found["repository"] if found else ""
+
+
 def _expect(response: requests.Response, what: str) -> None:
     status = response.status_code
     if status in (200, 201, 202, 204):
         return
     if status in (401, 403):
+        challenge = Challenge.parse(response.headers.get("WWW-Authenticate", ""))
+        right = challenge.scope or f"repository:{_repository(response.url or '')}:push"
         raise RegistryError(
-            f"{what}: {status}: not allowed to push: log in with `margo-oci login`, or ask for the right"
+            f"{what}: {status}: not allowed to push: the right {said(right)} is missing: "
+            "log in with `margo-oci login`, or ask for the right"
         )
-    raise RegistryError(f"{what}: the registry answered {status}: {_detail(response)}")
+    if status == requests.codes.proxy_authentication_required:
+        raise RegistryError(f"{what}: {proxy_words('in between', '407')}")
+    raise RegistryError(
+        f"{what}: the registry answered {status}: {_detail(response)}", retry_after_s=retry_after_s(response.headers)
+    )
 
 
 def _detail(response: requests.Response) -> str:
     """Return the registry's own words (distribution-spec "Error Codes"), or the status' name."""
     try:
         error = response.json()["errors"][0]
-        return f"{error['code']} {error.get('message', '')} {error.get('detail') or ''}"[:300].strip()
-    except (ValueError, LookupError, TypeError):
-        return str(response.reason)
+        return shown(f"{error['code']} {error.get('message', '')} {error.get('detail') or ''}")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return said(response.reason)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException, proxy: str) -> str:
     """Return the innermost cause: what urllib3 wraps three times says little at the top."""
-    while error.__context__ and isinstance(error.__context__, Exception):
-        error = error.__context__
-    return str(error) or type(error).__name__
+    causes = [error]
+    while causes[-1].__context__ and isinstance(causes[-1].__context__, Exception):
+        causes.append(causes[-1].__context__)
+    words = shown(str(causes[-1]) or type(causes[-1]).__name__)
+    if not proxy:
+        return words
+    if refused := re.search(r"Tunnel connection failed: (\d{3}[^'\")]*)", words):
+        return proxy_words(proxy, refused[1])
+    return f"{words} (through the proxy {shown(proxy)})"

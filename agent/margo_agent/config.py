@@ -3,14 +3,16 @@
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from margo_oci.auth import Credentials
 from margo_oci.desired_state import check_scope
-from margo_oci.errors import FormatError
-from margo_oci.reference import HOST, Reference, parse_reference
+from margo_oci.errors import FormatError, RegistryError
+from margo_oci.helper import ask_helper
+from margo_oci.proxy import Proxies, check_proxy
+from margo_oci.reference import HOST, REPOSITORY, Reference, parse_reference
 from margo_oci.registry import Access
 from margo_oci.yamldoc import Document, parse_yaml
 from margo_oci.yamldoc import Path as FieldPath
@@ -28,8 +30,31 @@ _KEYS = (
     "stateDir",
     "engine",
     "lock",
+    "proxy",
 )
-_REGISTRY_KEYS = ("plainHttp", "caFile", "username", "passwordFile", "clientCert", "clientKey")
+_REGISTRY_KEYS = (
+    "plainHttp",
+    "caFile",
+    "username",
+    "passwordFile",
+    "credentialHelper",
+    "clientCert",
+    "clientKey",
+    "mirrors",
+    "proxy",
+)
+
+
+@dataclass(frozen=True)
+class ProxySettings:
+    """A proxy and the CAs of its own certificate; without one those of the environment count."""
+
+    proxies: Proxies | None = None
+    ca_file: Path | None = None
+
+    def on(self, access: Access) -> Access:
+        """Return `access` through this proxy."""
+        return replace(access, proxies=self.proxies, proxy_ca_files=(self.ca_file,) if self.ca_file else ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +71,11 @@ class AgentConfig:
     state_dir: Path
     engine: str
     lock: Literal["enforce", "resolve"]
+    proxy: ProxySettings = ProxySettings()
 
     def access(self, host: str) -> Access:
         """How `host` is reached; one that is not configured is reached over TLS, as nobody."""
-        return self.registries.get(host, Access())
+        return self.registries.get(host) or self.proxy.on(Access())
 
 
 def load_config(file: Path) -> AgentConfig:
@@ -76,13 +102,15 @@ class _Reader:
         self.known((), root, _KEYS)
         trust = self.map(("trust",), required=True)
         self.known(("trust",), trust, ("keys",))
+        proxy = self.proxy(("proxy",))
         config = AgentConfig(
             file=self.file,
             device=self.text(("device",)),
             source=self.checked(("source",), parse_reference) or Reference("", ""),
             scopes=self.scopes(),
             key_files=[self.path(path) for path in self.texts(("trust", "keys"))],
-            registries=self.registries(),
+            registries=self.registries(proxy),
+            proxy=proxy,
             interval_s=self.duration_s(("interval",)),
             state_dir=self.path(self.text(("stateDir",))),
             engine=self.text(("engine",), required=False),
@@ -120,10 +148,12 @@ class _Reader:
             return ""
         return value
 
-    def texts(self, path: FieldPath) -> Sequence[str]:
+    def texts(self, path: FieldPath, *, required: bool = True, example: str = "edge-17") -> Sequence[str]:
         value = self.find(path)
+        if value is None and not required:
+            return ()
         if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
-            self.fault(path, "a list with at least one entry is expected, as in [edge-17]")
+            self.fault(path, f"a list with at least one entry is expected, as in [{example}]")
             return ()
         return value
 
@@ -172,14 +202,14 @@ class _Reader:
     def path(self, text: str) -> Path:
         return self.file.parent / text
 
-    def registries(self) -> Mapping[str, Access]:
+    def registries(self, proxy: ProxySettings) -> Mapping[str, Access]:
         hosts = self.map(("registries",))
         for host in hosts:
             if not HOST.fullmatch(host):
                 self.fault(("registries", host), "host or host:port is expected")
-        return {host: self.registry(("registries", host)) for host in hosts}
+        return {host: self.registry(("registries", host), proxy) for host in hosts}
 
-    def registry(self, path: FieldPath) -> Access:
+    def registry(self, path: FieldPath, proxy: ProxySettings) -> Access:
         raw = self.map(path, required=True)
         self.known(path, raw, _REGISTRY_KEYS)
         plain_http = raw.get("plainHttp", False)
@@ -193,7 +223,10 @@ class _Reader:
             client_cert=self.file_at((*path, "clientCert")),
             client_key=self.file_at((*path, "clientKey")),
             credentials=self.credentials(path, raw),
+            login=self.helper(path, raw),
+            mirrors=self.mirrors((*path, "mirrors")),
         )
+        access = (self.proxy((*path, "proxy")) if "proxy" in raw else proxy).on(access)
         files = (access.ca_file, access.client_cert, access.client_key)
         try:
             if all(file is None or file.is_file() for file in files):
@@ -209,6 +242,52 @@ class _Reader:
         if not (file := self.path(text)).is_file():
             self.fault(path, f"{file} is not there")
         return file
+
+    def mirrors(self, path: FieldPath) -> tuple[Reference, ...]:
+        found = []
+        for text in self.texts(path, required=False, example="mirror.plant:5000/cache"):
+            host, _, prefix = text.partition("/")
+            if not HOST.fullmatch(host) or (prefix and not REPOSITORY.fullmatch(prefix)):
+                self.fault(path, f"{text!r:.80}: host or host/prefix is expected, as in mirror.plant:5000/cache")
+            elif host == path[-2]:
+                self.fault(path, f"{text!r:.80}: a registry is no mirror of itself")
+            else:
+                found.append(Reference(host, prefix))
+        return tuple(found)
+
+    def proxy(self, path: FieldPath) -> ProxySettings:
+        raw = self.map(path)
+        if not raw:
+            return ProxySettings()
+        self.known(path, raw, ("url", "noProxy", "caFile"))
+        url = self.text((*path, "url"))
+        try:
+            url = check_proxy(url, what="proxy")
+        except FormatError as error:
+            self.fault((*path, "url"), str(error).partition(": ")[2])
+        no_proxy = tuple(self.texts((*path, "noProxy"), required=False, example="registry.plant"))
+        settings = ProxySettings(Proxies(url, url, no_proxy), self.file_at((*path, "caFile")))
+        if settings.ca_file and settings.ca_file.is_file():
+            try:
+                settings.on(Access()).proxy_tls()
+            except FormatError as error:
+                self.fault((*path, "caFile"), str(error))
+        return settings
+
+    def helper(self, path: FieldPath, raw: Mapping[str, Any]) -> Callable[[str], Credentials | None] | None:
+        program, host = self.file_at((*path, "credentialHelper")), str(path[-1])
+        if program and ("username" in raw or "passwordFile" in raw):
+            self.fault(path, "credentialHelper stands in place of username and passwordFile")
+        if not program:
+            return None
+
+        def ask(_: str) -> Credentials | None:
+            try:
+                return ask_helper(program, host, what=f"registries.{host}")
+            except FormatError as error:  # a matter of now, not of the configuration: it is asked again later
+                raise RegistryError(str(error)) from None
+
+        return ask
 
     def credentials(self, path: FieldPath, raw: Mapping[str, Any]) -> Credentials | None:
         if ("username" in raw) != ("passwordFile" in raw):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import click
 
-from margo_cli.session import Session, auth_files, say, with_session
+from margo_cli.session import Session, auth_files, output_option, say, with_session
 from margo_oci.auth import Credentials
 from margo_oci.errors import FormatError
 from margo_oci.reference import HOST, Reference
@@ -43,7 +43,7 @@ def login(session: Session, host: str, username: str | None, password_stdin: boo
     plain = session.access(Reference(host, ""))
 
     async def try_it() -> None:
-        async with Registry(lambda name: replace(plain(name), credentials=credentials)) as registry:
+        async with Registry(lambda name: replace(plain(name), credentials=credentials, login=None)) as registry:
             await registry.ping(host)
 
     asyncio.run(try_it())
@@ -53,15 +53,20 @@ def login(session: Session, host: str, username: str | None, password_stdin: boo
 
 @click.command()
 @click.argument("host")
-def logout(host: str) -> None:
-    """Forget the credentials of a registry.
+@output_option
+def logout(output: str, host: str) -> None:
+    """Forget the credentials of a registry; those of parts of it (HOST/team) stay.
 
     \b
     Example:
       margo-oci logout registry.example
     """
     _check(host)
-    say(f"logged out of {host}" if auth_files().remove(host) else f"nothing was known of {host}")
+    known = auth_files().remove(host)
+    if output == "json":
+        Session(output).show({"host": host, "removed": known}, ())
+    else:
+        say(f"logged out of {host}" if known else f"nothing was known of {host}")
 
 
 def _check(host: str) -> None:

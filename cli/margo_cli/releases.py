@@ -17,10 +17,11 @@ from margo_cli.session import (
     with_session,
 )
 from margo_oci.desired_state import check_counter
-from margo_oci.errors import FormatError
+from margo_oci.errors import FormatError, NotFound
 from margo_oci.publish import Published, Publisher, Release
 from margo_oci.publish import history as read_history
 from margo_oci.reference import Reference
+from margo_oci.registry import Registry
 
 
 @click.command()
@@ -42,9 +43,12 @@ def history(session: Session, reference: Reference, key_files: Sequence[Path], l
     Example:
       margo-oci history registry.example/fleet/edge-17:latest
     """
+    if reference.digest:
+        raise FormatError(f"{reference}: a tag is expected, not a digest: releases are published under tags")
 
     async def work() -> Sequence[Published]:
         async with session.registry(reference) as registry:
+            await _check_repository(registry, reference)
             return await read_history(registry, reference, limit=limit, keys=load_public_keys(key_files))
 
     found = asyncio.run(work())
@@ -68,6 +72,15 @@ def history(session: Session, reference: Reference, key_files: Sequence[Path], l
     session.show({"reference": str(reference), "releases": rows}, lines or ["nothing was published here"])
     if rows and not key_files:
         say("nothing of this was verified: --key shows only what was signed with it")
+
+
+async def _check_repository(registry: Registry, reference: Reference) -> None:
+    """Raise NotFound for a repository that is not there: nothing published is something else than a slip."""
+    try:
+        await registry.tags(reference)
+    except NotFound:
+        hint = f"the registry has no repository {reference.repository}: check how it is written, or log in"
+        raise NotFound(f"{reference.name}: {hint}") from None
 
 
 @click.command()
@@ -106,10 +119,8 @@ def rollback(
     signer, peers = load_signer(key_file), load_public_keys(peer_files)
 
     async def work() -> Release:
-        from margo_oci.upload import Uploader
-
         async with session.registry(reference) as registry:
-            uploader = Uploader(reference.host, session.access(reference)(reference.host))
+            uploader = session.uploader(reference)
             publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC), peers)
             return await publisher.rollback(reference, to=to, counter=counter)
 

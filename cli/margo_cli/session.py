@@ -1,14 +1,17 @@
 """What every command shares: its options, how registries are reached, keys, and how things are printed."""
 
 import functools
+import ipaddress
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.request import getproxies_environment
 
 import click
 
@@ -16,10 +19,15 @@ from margo_oci.compose import Compose, find_compose
 from margo_oci.content import Descriptor
 from margo_oci.credentials import AuthFiles
 from margo_oci.errors import FormatError
+from margo_oci.host_certificates import Certificates, certificate_folders, find_certificates
 from margo_oci.keys import KEY_LIMIT_BYTES, FileKey, PasswordNeeded, PublicKey
+from margo_oci.proxy import Proxies, proxy_host
 from margo_oci.reference import Reference, parse_reference
 from margo_oci.registry import Access, Registry
 from margo_oci.store import Store
+
+if TYPE_CHECKING:
+    from margo_oci.upload import Uploader
 
 PASSWORD_VARIABLE = "MARGO_OCI_KEY_PASSWORD"  # noqa: S105  (its name, not its value)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,21 +42,39 @@ class Session:
     ca_file: Path | None = None
 
     def access(self, *references: Reference) -> Callable[[str], Access]:
-        """Return how hosts are reached; the options hold for the hosts of `references` and for this machine."""
+        """Return how hosts are reached.
+
+        The options are for the hosts of `references`, and for this machine under another port: what stands on one
+        machine is one site. Where an option is not given, what Docker and Podman know of a host counts.
+        """
         named = {reference.host for reference in references}
 
         @functools.cache
         def access(host: str) -> Access:
-            credentials = auth_files().find(host)
-            if host in named or _is_this_machine(host):
-                return Access(plain_http=self.plain_http, ca_file=self.ca_file, credentials=credentials)
-            return Access(credentials=credentials)
+            meant = host in named or (_is_this_machine(host) and any(map(_is_this_machine, named)))
+            kept = certificates(host)
+            return Access(
+                plain_http=meant and self.plain_http,
+                ca_file=self.ca_file if meant else None,
+                extra_ca_files=kept.ca_files,
+                client_cert=kept.client_cert,
+                client_key=kept.client_key,
+                login=functools.cache(functools.partial(auth_files().find, host)),
+                proxy_ca_files=proxy_ca_files(),
+            )
 
         return access
 
     def registry(self, *references: Reference) -> Registry:
         """Return the door for reading."""
         return Registry(self.access(*references))
+
+    def uploader(self, reference: Reference) -> "Uploader":
+        """Return the door for pushing to the registry of `reference`."""
+        from margo_oci.upload import Uploader
+
+        access = self.access(reference)
+        return Uploader(reference.host, access(reference.host), access)
 
     @property
     def is_json(self) -> bool:
@@ -83,6 +109,19 @@ def auth_files() -> AuthFiles:
     return AuthFiles.of(os.environ, Path.home())
 
 
+def certificates(host: str) -> Certificates:
+    """Return what Docker and Podman keep for a host in their `certs.d`."""
+    return find_certificates(certificate_folders(os.environ, Path.home()), host)
+
+
+@functools.cache
+def proxy_ca_files() -> tuple[Path, ...]:
+    """Return the CAs kept for the proxies of the environment, which are hosts as well."""
+    proxies = Proxies.of(getproxies_environment())
+    urls = {url for url in (proxies.https, proxies.http) if url.startswith("https:")}
+    return tuple(file for url in sorted(urls) for file in certificates(proxy_host(url)).ca_files)
+
+
 def cache() -> Store:
     """Return where fetched content is kept between calls."""
     return Store(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "margo-oci")
@@ -96,8 +135,11 @@ def compose() -> Compose:
 
 
 def _is_this_machine(host: str) -> bool:
-    name = host.rpartition(":")[0] or host
-    return name in ("localhost", "[::1]") or name.startswith("127.")
+    name = re.sub(r":[0-9]+$", "", host).strip("[]")
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 class ReferenceType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer clicks
@@ -143,11 +185,11 @@ def with_session(*, short: bool = True) -> Callable[[F], F]:
         @click.option(
             "--plain-http",
             is_flag=True,
-            help="HTTP without TLS, for this registry and for this machine.",
+            help="HTTP without TLS, for this registry (one on this machine: for all on this machine).",
         )
         @click.option(
             "--ca-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="CA of this registry, and of registries on this machine.",
+            help="CA of this registry, instead of the system's (one on this machine: of all on this machine).",
         )  # fmt: skip
         @functools.wraps(command)
         def called(*args: Any, plain_http: bool, ca_file: Path | None, **kwargs: Any) -> Any:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 
 from tests.parts import child
-from tests.parts.certs import Authority
+from tests.parts.certs import Authority, Pair
 from tests.parts.place import temporary_place
 
-Kind = Literal["plain", "tls", "auth"]
+Kind = Literal["plain", "tls", "auth", "mtls", "token", "mirror"]
 
 CONFIGURATIONS = Path(__file__).parents[2] / "registry-config"
 START_LIMIT_S = 15.0
@@ -46,13 +46,16 @@ class Request:
 class LocalRegistry:
     """A registry on 127.0.0.1 for as long as the `with` block lasts; port 0 picks a free one."""
 
-    def __init__(self, root: Path, kind: Kind = "plain", port: int = 0) -> None:
+    def __init__(self, root: Path, kind: Kind = "plain", port: int = 0, *, upstream: str = "") -> None:
+        """`upstream` is the URL of the registry that a `mirror` copies, or of the token service that `token` asks."""
         self.kind = kind
         self.root = root
+        self.upstream = upstream
         self.storage = root / "storage"
         self.host = f"127.0.0.1:{port or _free_port()}"
-        self.url = f"{'http' if kind == 'plain' else 'https'}://{self.host}"
-        self.ca_file = None if kind == "plain" else root / "certs" / "ca.pem"
+        self.url = f"{'http' if kind in ('plain', 'mirror') else 'https'}://{self.host}"
+        self.ca_file = None if kind in ("plain", "mirror") else root / "certs" / "ca.pem"
+        self.client = Pair(root / "certs" / "client.pem", root / "certs" / "client.key") if kind == "mtls" else None
         self.username = "margo" if kind == "auth" else ""
         self.password = "margo-test" if kind == "auth" else ""
         self._access_log = root / "access.log"
@@ -119,12 +122,22 @@ class LocalRegistry:
             environment["REGISTRY_HTTP_TLS_KEY"] = str(pair / "server.key")
         if self.kind == "auth":
             environment["REGISTRY_AUTH_HTPASSWD_PATH"] = str(CONFIGURATIONS / "htpasswd")
+        if self.kind == "mtls":
+            environment["REGISTRY_HTTP_TLS_CLIENTCAS"] = f"[{self.ca_file}]"
+        if self.kind == "token":
+            environment["REGISTRY_AUTH_TOKEN_ROOTCERTBUNDLE"] = str(self.ca_file)
+            environment["REGISTRY_AUTH_TOKEN_REALM"] = self.upstream or "https://127.0.0.1:5001/token"
+        if self.kind == "mirror":
+            environment["REGISTRY_PROXY_REMOTEURL"] = self.upstream or "http://127.0.0.1:5001"
         return environment
 
     def _certificates(self) -> Path:
         directory = self.root / "certs"
         if not (directory / "server.key").exists():
-            Authority.create(directory).for_server("server")
+            authority = Authority.create(directory)
+            authority.for_server("server")
+            authority.for_client("client")
+            authority.for_server("tokens")  # what a token service signs with
         return directory
 
     def _wait_until_it_answers(self) -> None:
@@ -135,7 +148,7 @@ class LocalRegistry:
                 status = self._get(f"{_MARK}start")
             except OSError as error:
                 status, seen = 0, str(error)
-            if status == 200:
+            if status == (401 if self.kind == "token" else 200):
                 return
             if self._process.poll() is not None or time.monotonic() > deadline:
                 answer = f"answered {status}" if status else f"did not answer: {seen}"
@@ -155,6 +168,8 @@ class LocalRegistry:
     def _connection(self) -> http.client.HTTPConnection:
         if self.ca_file:
             context = ssl.create_default_context(cafile=self.ca_file)
+            if self.client:
+                context.load_cert_chain(self.client.certificate, self.client.key)
             return http.client.HTTPSConnection(self.host, timeout=5, context=context)
         return http.client.HTTPConnection(self.host, timeout=5)
 
@@ -173,6 +188,9 @@ def _free_port() -> int:
 def how_to_reach(registry: LocalRegistry) -> str:
     """Say where the registry is, and what margo-oci must be told to use it."""
     flags = f"--ca-file {registry.ca_file}" if registry.ca_file else "--plain-http"
+    if registry.client:
+        client = f"{registry.client.certificate} {registry.client.key}"
+        flags += f", and as client.cert and client.key in ~/.docker/certs.d/{registry.host}: {client}"
     lines = [f"registry  {registry.url}", f"flags     {flags}", f"content   {registry.storage}"]
     if registry.username:
         lines.append(f"login     user {registry.username}, password {registry.password}")
@@ -184,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.parts.registry", description=main.__doc__)
     parser.add_argument("--kind", choices=get_args(Kind), default="plain")
     parser.add_argument("--port", type=int, default=5000, help="0 picks a free one")
+    parser.add_argument("--upstream", default="", help="URL of what a mirror copies, or of a token service")
     parser.add_argument("--root", type=Path, help="where content and certificates are kept")
     arguments = parser.parse_args()
     done = threading.Event()
@@ -191,7 +210,7 @@ def main() -> None:
         signal.signal(number, lambda *_: done.set())
     with ExitStack() as stack:
         root = (arguments.root or stack.enter_context(temporary_place())).resolve()
-        registry = stack.enter_context(LocalRegistry(root, arguments.kind, arguments.port))
+        registry = stack.enter_context(LocalRegistry(root, arguments.kind, arguments.port, upstream=arguments.upstream))
         print(how_to_reach(registry), "stop      Ctrl-C", sep="\n", flush=True)
         done.wait()
 

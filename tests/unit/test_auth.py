@@ -60,7 +60,8 @@ def test_the_scheme_is_one_that_registries_speak(header: str, scheme: str) -> No
 def test_an_address_that_is_no_token_service_is_not_asked(realm: str) -> None:
     with pytest.raises(RegistryError) as refused:
         Challenge("bearer", {"realm": realm}).token_url(secure=False)
-    assert str(refused.value) == f"the registry names a token service that is not used: {realm!r}"
+    assert str(refused.value).startswith("the registry names a token service that is not used: ")
+    assert "user" not in str(refused.value)
 
 
 def test_a_registry_with_tls_cannot_lead_to_a_token_service_without() -> None:
@@ -83,7 +84,7 @@ def test_any_header_is_a_challenge_whose_service_is_asked_or_not(header: str) ->
     [(b'{"token":"abc"}', "abc"), (b'{"access_token":"abc"}', "abc"), (b'{"token":"a","access_token":"b"}', "a")],
 )
 def test_a_token_is_found_under_both_its_names(body: bytes, token: str) -> None:
-    assert token_of(body) == token
+    assert token_of(body).value == token
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_what_is_no_configuration_says_what_is_expected(text: str, tmp_path: Pat
     [
         ("statedir: x", "7: statedir: unknown: did you mean stateDir?"),
         ("sources: x", "7: sources: unknown: did you mean source?"),
-        ("proxy: x", "7: proxy: unknown: one of device, source, scopes, trust, registries, interval"),
+        ("qqq: x", "7: qqq: unknown: one of device, source, scopes, trust, registries, interval"),
         (
             "registries: {localhost: {plainHTTP: true}}",
             "7: registries.localhost.plainHTTP: unknown: did you mean plainHttp?",

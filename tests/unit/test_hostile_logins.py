@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from margo_oci.auth import Credentials
+from margo_oci.errors import RegistryError
 from margo_oci.reference import parse_reference
 from margo_oci.registry import Access, Registry
 from tests.simulators.faults import answers, endless, redirects, says
@@ -86,13 +87,28 @@ def test_7_8_a_login_is_not_sent_along_to_where_a_registry_redirects(plant: Plan
     assert "authorization" not in elsewhere.headers
 
 
-def test_7_8_a_next_page_elsewhere_gets_no_login() -> None:
+@pytest.mark.parametrize("rel", ['rel="next"', "rel=next"])
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "https://cdn.example/v2/fleet/edge-17/tags/list?last=a",
+        "//cdn.example/v2/fleet/edge-17/tags/list",
+        "https://registry.example:8443/v2/fleet/edge-17/tags/list",
+        "http://registry.example/v2/fleet/edge-17/tags/list",
+        "https://me:secret@registry.example/v2/fleet/edge-17/tags/list",
+        "https://[registry.example/",
+        "file:///etc/passwd",
+    ],
+)
+def test_7_8_a_next_page_elsewhere_is_not_asked_for(elsewhere: str, rel: str) -> None:
     sim = registry_with_tags("a")
     sim.login = Login(credentials=EDGE)
     sim.fail(answers(401, {"WWW-Authenticate": "Basic"}), on="tags/list")
-    sim.fail(says({"Link": '<https://cdn.example/v2/fleet/edge-17/tags/list?last=a>; rel="next"'}), on="tags/list")
-    ask(sim, lambda registry: registry.tags(SOURCE), credentials=sim.login.credentials)
-    assert [one.headers.get("authorization") for one in sim.requests] == [None, EDGE.basic, None]
+    sim.fail(says({"Link": f"<{elsewhere}>; {rel}"}), on="tags/list")
+    with pytest.raises(RegistryError, match="its next page is elsewhere and not asked for") as refused:
+        ask(sim, lambda registry: registry.tags(SOURCE), credentials=sim.login.credentials)
+    assert [one.host for one in sim.requests] == [HOST, HOST]
+    assert "secret" not in str(refused.value)
 
 
 def test_7_8_a_401_from_elsewhere_gets_no_login_either(plant: Plant) -> None:

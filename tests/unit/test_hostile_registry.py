@@ -276,7 +276,7 @@ def test_a_page_of_tags_without_end_is_given_up() -> None:
 def test_a_next_page_that_leads_out_of_tls_is_not_asked_for() -> None:
     sim = registry_with_tags("a")
     sim.fail(says({"Link": '<http://registry.example/v2/fleet/edge-17/tags/list?last=a>; rel="next"'}), on="tags/list")
-    with pytest.raises(RegistryError, match=r"redirected|http://registry\.example"):
+    with pytest.raises(RegistryError, match="its next page is elsewhere"):
         ask(sim, lambda registry: registry.tags(SOURCE))
 
 

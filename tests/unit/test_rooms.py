@@ -18,9 +18,9 @@ FOLDERS = {"margo_oci": ROOT / "margo_oci", "margo_agent": ROOT / "agent" / "mar
 LEVELS = (
     {"errors"},
     {"content", "archive", "yamldoc"},
-    {"reference", "manifest", "deployment", "keys", "auth", "store"},
-    {"desired_state", "package", "cosign", "credentials", "registry"},
-    {"trust", "compose", "images", "upload"},
+    {"reference", "manifest", "deployment", "keys", "auth", "store", "answers", "proxy", "host_certificates"},
+    {"desired_state", "package", "cosign", "helper", "registry"},
+    {"trust", "compose", "images", "upload", "credentials"},
     {"transfer"},
     {"component"},
     {"lock", "publish"},
@@ -41,6 +41,8 @@ PURE = (
     "margo_oci.trust",
     "margo_oci.auth",
     "margo_agent.model",
+    "margo_oci.answers",
+    "margo_oci.proxy",
     "margo_agent.plan",
 )
 OUTSIDE = {
