@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from margo_oci.errors import FormatError
+from margo_oci.tarheaders import Headers
 
 UNPACKED_LIMIT_BYTES = 64 * 1024 * 1024
 RATIO_LIMIT = 1000  # deflate cannot do better than 1032 to 1; text in practice stays under 100
 ENTRY_LIMIT = 10_000
 NAME_LIMIT_BYTES = 1024
+GLOBAL_RECORDS_LIMIT = 64
 _STORED_BLOCK_BYTES = 0xFFFF
 
 
@@ -66,8 +68,10 @@ def unpack(data: bytes, *, what: str, limit_bytes: int = UNPACKED_LIMIT_BYTES) -
     Raises FormatError starting with `what`.
     """
     try:
-        with tarfile.open(fileobj=io.BytesIO(_gunzip(data, limit_bytes, what)), mode="r:") as tar:
-            entries = _followed([_entry(tar, member, what) for member in _members(tar, what)], what)
+        raw = _gunzip(data, limit_bytes, what)
+        with tarfile.open(fileobj=Headers(raw, entry_limit=ENTRY_LIMIT, what=what), mode="r:") as tar:
+            members = list(_members(tar, what))
+        entries = _followed([_entry(raw, member, what) for member in members], what)
     except (tarfile.TarError, ValueError, OverflowError, RecursionError, LookupError) as error:
         raise FormatError(f"{what}: not a usable tar: {error}") from None
     if sum(len(entry.data) for entry in entries) > limit_bytes:  # links are read as copies
@@ -96,10 +100,13 @@ def _members(tar: tarfile.TarFile, what: str) -> Iterator[tarfile.TarInfo]:
     for count, member in enumerate(tar):
         if count >= ENTRY_LIMIT:
             raise FormatError(f"{what}: more than {ENTRY_LIMIT} entries")
-        yield member
+        if len(tar.pax_headers) > GLOBAL_RECORDS_LIMIT:  # tarfile copies them for each entry
+            raise FormatError(f"{what}: more than {GLOBAL_RECORDS_LIMIT} pax records for all entries")
+        if not (member.isdir() and not PurePosixPath(member.name).parts):  # ./, as `tar czf x.tgz .` writes it
+            yield member
 
 
-def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo, what: str) -> Entry:
+def _entry(raw: bytes, member: tarfile.TarInfo, what: str) -> Entry:
     path = safe_path(member.name, what)
     if member.mode & 0o7000:
         raise FormatError(f"{what}: {path}: setuid, setgid and sticky bits are not accepted")
@@ -110,8 +117,7 @@ def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo, what: str) -> Entry:
         return Entry(path, link=posixpath.normpath(posixpath.join(base, member.linkname)))
     if not member.isreg() or member.sparse is not None:
         raise FormatError(f"{what}: {path}: only plain files and folders are accepted")
-    stream = tar.extractfile(member)
-    content = stream.read() if stream else b""
+    content = raw[member.offset_data : member.offset_data + max(member.size, 0)]
     if len(content) != member.size:
         raise FormatError(f"{what}: {path}: cut off")
     return Entry(path, content, executable=bool(member.mode & 0o111))

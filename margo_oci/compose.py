@@ -1,19 +1,30 @@
 """The one door to Docker Compose: it alone says what a compose file means, and it alone applies one."""
 
+import contextlib
 import importlib.util
 import json
+import os
+import resource
+import selectors
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from margo_oci.composefile import COMPOSE_FILE, faults_of_model
 from margo_oci.errors import ApplyError, FormatError
-from margo_oci.package import COMPOSE_FILE
 
 CONFIG_TIMEOUT_S = 60.0
+CONFIG_CPU_LIMIT_S = 30
+# Of what may be written to: Go reserves more than a gigabyte of addresses (RLIMIT_AS) before it does anything.
+CONFIG_MEMORY_LIMIT_BYTES = 1024 * 1024 * 1024
 MODEL_LIMIT_BYTES = 16 * 1024 * 1024
+_WORDS_LIMIT_BYTES = 64 * 1024
+_CUT = b" level=warning\nlevel=warning "  # the lines that were cut through are no errors
 # Else `include` and `extends` would fetch Git and OCI resources that no digest of ours covers.
 _NO_REMOTES = {"COMPOSE_EXPERIMENTAL_GIT_REMOTE": "false", "COMPOSE_EXPERIMENTAL_OCI_REMOTE": "false"}
 _PLUGINS = (
@@ -41,7 +52,10 @@ def find_compose() -> Sequence[str]:
 
 @dataclass(frozen=True)
 class Compose:
-    """Runs Compose with an environment of its own: nothing of the caller's leaks into a workload."""
+    """Runs Compose with `environment` and a deployment's variables, and nothing else of the caller's.
+
+    A Compose file can read all of it, PATH and HOME too: they are handed in because Compose needs them.
+    """
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -68,18 +82,15 @@ class Compose:
         self, folder: Path, options: Sequence[str], *, project: str, variables: Mapping[str, str]
     ) -> dict[str, Any]:
         try:
-            text = self.run(
-                ["config", "--format", "json", *options],
-                file=folder / COMPOSE_FILE,
-                project=project,
-                variables=variables,
-                timeout_s=CONFIG_TIMEOUT_S,
+            text = _read(
+                self._command(["config", "--format", "json", *options], folder / COMPOSE_FILE, project),
+                self._environment(variables),
             )
         except ApplyError as error:
             raise FormatError(f"{COMPOSE_FILE}: {error}".replace(f"{folder}/", "")) from None
         try:
-            model = json.loads(text[:MODEL_LIMIT_BYTES])
-        except ValueError as error:
+            model = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"{COMPOSE_FILE}: Compose answered nonsense: {error}") from None
         if not isinstance(model, dict) or not isinstance(model.get("services"), dict) or not model["services"]:
             raise FormatError(f"{COMPOSE_FILE}: at least one service is expected")
@@ -95,20 +106,10 @@ class Compose:
         timeout_s: float,
     ) -> str:
         """Run one Compose command and return what it printed. Raises ApplyError with its last words."""
-        where = ["--project-directory", str(file.parent), "--file", str(file)] if file else []
-        command = [
-            *self.command,
-            "--project-name",
-            project,
-            "--progress",
-            "quiet",
-            *where,
-            *arguments,
-        ]
         try:
             done = subprocess.run(
-                command,
-                env={**(variables or {}), **self.environment, **_NO_REMOTES},
+                self._command(arguments, file, project),
+                env=self._environment(variables or {}),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout_s,
@@ -122,13 +123,93 @@ class Compose:
             raise ApplyError(f"compose {arguments[0]}: {_last_words(done.stderr)}")
         return done.stdout.decode(errors="replace")
 
+    def _command(self, arguments: Sequence[str], file: Path | None, project: str) -> Sequence[str]:
+        where = ["--project-directory", str(file.parent), "--file", str(file)] if file else []
+        return [*self.command, "--project-name", project, "--progress", "quiet", *where, *arguments]
+
+    def _environment(self, variables: Mapping[str, str]) -> Mapping[str, str]:
+        return {**variables, **self.environment, **_NO_REMOTES}
+
+
+def _read(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return what `compose config` prints, bounded in time, memory and length: its input is a stranger's.
+
+    Raises ApplyError.
+    """
+    try:
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            process_group=0,  # `docker compose` is two processes
+        ) as process:
+            try:
+                _limit(process.pid)
+                printed, said = _outputs(process, time.monotonic() + CONFIG_TIMEOUT_S)
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
+    except subprocess.TimeoutExpired:
+        raise ApplyError(f"compose config: not done after {CONFIG_TIMEOUT_S:.0f} s") from None
+    except (OSError, ValueError) as error:
+        raise ApplyError(f"compose config: {error}") from None
+    if process.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        raise ApplyError(f"compose config: killed: it may use a processor for {CONFIG_CPU_LIMIT_S} s")
+    if process.returncode:
+        raise ApplyError(f"compose config: {_last_words(said)}")
+    return printed.decode(errors="replace")
+
+
+def _limit(pid: int) -> None:
+    """Bound a process that has just begun. A preexec_fn is not safe where there are threads."""
+    with contextlib.suppress(ProcessLookupError):  # done already
+        for what, limit in (
+            (resource.RLIMIT_DATA, CONFIG_MEMORY_LIMIT_BYTES),
+            (resource.RLIMIT_CPU, CONFIG_CPU_LIMIT_S),
+        ):
+            _, before = resource.prlimit(pid, what)
+            limit = limit if before == resource.RLIM_INFINITY else min(limit, before)
+            resource.prlimit(pid, what, (limit, limit))
+
+
+def _outputs(process: subprocess.Popen[bytes], deadline_s: float) -> tuple[bytes, bytes]:
+    """Return what a process prints, up to a limit, and the beginning and end of what it says of errors."""
+    printed, said = bytearray(), bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, printed)  # type: ignore[arg-type]
+        selector.register(process.stderr, selectors.EVENT_READ, said)  # type: ignore[arg-type]
+        while selector.get_map():
+            ready = selector.select(max(0.0, deadline_s - time.monotonic()))
+            if not ready:
+                raise subprocess.TimeoutExpired(process.args, CONFIG_TIMEOUT_S)
+            for key, _ in ready:
+                chunk = os.read(key.fd, _WORDS_LIMIT_BYTES)
+                key.data.extend(chunk)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+            if len(printed) > MODEL_LIMIT_BYTES:
+                raise ApplyError(f"compose config: the model has more than {MODEL_LIMIT_BYTES} bytes")
+            if len(said) > 3 * _WORDS_LIMIT_BYTES:
+                said[_WORDS_LIMIT_BYTES:-_WORDS_LIMIT_BYTES] = _CUT
+    process.wait(max(0.0, deadline_s - time.monotonic()))
+    return bytes(printed), bytes(said)
+
 
 def _last_words(stderr: bytes) -> str:
-    """Return Compose's error without its warnings; it has the last lines."""
-    lines = [
-        line for line in stderr.decode(errors="replace").splitlines() if line.strip() and "level=warning" not in line
-    ]
-    return " ".join(line.strip() for line in lines[-3:])[-600:] or "failed without a word"
+    """Return Compose's error without its warnings: the last lines, or the first one before a Go stack trace."""
+    lines = [_plain(line) for line in stderr.decode(errors="replace").splitlines() if "level=warning" not in line]
+    lines = [line for line in lines if line]
+    if fatal := next((line for line in lines if line.startswith(("fatal error: ", "panic: ", "runtime: "))), None):
+        return f"{fatal[:300]} (it may use {CONFIG_MEMORY_LIMIT_BYTES} bytes to read a Compose file)"
+    return " ".join(lines[-3:])[-600:] or "failed without a word"
+
+
+def _plain(line: str) -> str:
+    """Return a line without what moves a terminal's cursor or colours: it may repeat a stranger's text."""
+    return "".join(char if char.isprintable() else " " for char in line).strip()
 
 
 def images_of(model: Mapping[str, Any]) -> Sequence[str]:
@@ -143,21 +224,29 @@ def images_of_template(template: Mapping[str, Any]) -> Sequence[str]:
 
 
 def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str], list[str]]:
-    """Return faults and warnings about what a Compose Archive may hold (format 8.5)."""
-    faults, warnings = [], []
+    """Return faults and warnings about what a Compose Archive may hold (format 8.5, 8.8)."""
+    faults, warnings = faults_of_model(model), []
     for name, service in model["services"].items():
         if not service.get("image"):
             faults.append(f"services.{name}: no image: a device builds nothing, push the image and name it")
         elif service.get("build"):
             warnings.append(f"services.{name}.build: ignored: a device builds nothing")
-        files = [one.get("path", "") for one in service.get("env_file", ()) if isinstance(one, dict)]
+        files = [one for one in service.get("env_file", ()) if isinstance(one, dict)]
         faults += [
-            f"services.{name}.env_file: {path} is not in the archive" for path in files if _outside(path, folder)
+            f"services.{name}.env_file: {one.get('path', '')} is not in the archive"
+            for one in files
+            if _outside(one.get("path", ""), folder, optional=one.get("required") is False)
         ]
         binds = [one for one in service.get("volumes", ()) if isinstance(one, dict) and one.get("type") == "bind"]
-        warnings += [
-            f"services.{name}.volumes: {one.get('source')} is a path of the device: not shipped" for one in binds
-        ]
+        for one in binds:
+            path = str(one.get("source", ""))
+            if not Path(path).is_relative_to(folder):
+                warnings.append(f"services.{name}.volumes: {path} is a path of the device: not shipped")
+            elif not Path(path).exists():
+                inside = Path(path).relative_to(folder)
+                faults.append(
+                    f"services.{name}.volumes: {inside} is not in the archive: data belongs into a named volume"
+                )
     for name, config in (model.get("configs") or {}).items():
         if _outside(path := config.get("file", ""), folder):
             faults += [f"configs.{name}.file: {path} is not in the archive"]
@@ -166,8 +255,8 @@ def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str
     return faults, warnings
 
 
-def _outside(path: str, folder: Path) -> bool:
-    if not path or "$" in path:
+def _outside(path: str, folder: Path, *, optional: bool = False) -> bool:
+    if not path:
         return False
     resolved = (folder / path).resolve()
-    return not resolved.is_relative_to(folder.resolve()) or not resolved.exists()
+    return not resolved.is_relative_to(folder.resolve()) or not (optional or resolved.exists())

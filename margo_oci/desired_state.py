@@ -157,10 +157,15 @@ def _revision(content: str, layer: Descriptor) -> str:
 
 
 def read_layer(layer: Descriptor, data: bytes, *, what: str) -> Sequence[Placed]:
-    """Return the deployments of one layer: one of ours, or several of a combined layer (format 3.3)."""
+    """Return the deployments of one layer: one of ours, or several of a combined layer (format 3.3).
+
+    Raises FormatError; a file that is no `*.yaml` is one: the proposal allows nothing else in a layer.
+    """
     lock_text = layer.annotations.get(LOCK)
     lock = Lock.from_json(lock_text, at=f"{what}: annotation {LOCK}") if lock_text else None
     entries = [entry for entry in unpack(data, what=what, limit_bytes=64 * DOCUMENT_LIMIT_BYTES) if not entry.folder]
+    if strange := [entry.path for entry in entries if not entry.path.endswith((".yaml", ".yml"))]:
+        raise FormatError(f"{what}: {strange[0]}: only *.yaml and *.yml, with one deployment each, are expected")
     placed = [
         Placed(
             deployment=parse_deployment(entry.data, what=f"{what}: {entry.path}"),

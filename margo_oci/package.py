@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from margo_oci.archive import Entry, pack, unpack
+from margo_oci.composefile import COMPOSE_FILE, reads_only_the_archive, steers_no_compose
 from margo_oci.content import Descriptor
 from margo_oci.deployment import REVISION
 from margo_oci.errors import FormatError
@@ -16,7 +17,6 @@ COMPOSE_LAYER = "application/vnd.org.margo.component.compose.tar+gzip"
 COMPONENT_TYPE = "org.margo.component.type"
 COMPONENT_VERSION = "org.margo.component.version"
 IMAGE_VERSION = "org.opencontainers.image.version"
-COMPOSE_FILE = "compose.yaml"
 _OTHER_NAMES = ("compose.yml", "docker-compose.yaml", "docker-compose.yml")
 _PRIVATE = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 
@@ -41,10 +41,10 @@ def build_component(files: Mapping[str, Entry], *, name: str, version: str) -> C
     """Pack the files of a component below one folder called `name`. Raises FormatError with every fault."""
     if not REVISION.fullmatch(version):
         raise FormatError(f"tag {version!r}: SemVer 2.0 without v, with _ for +, is expected, as in 1.4.0")
-    placed = {f"{name}/{path}": Entry(f"{name}/{path}", file.data, file.executable) for path, file in files.items()}
-    if faults := faults_of(list(placed.values())):
+    placed = placed_below(name, files)
+    if faults := faults_of(placed):
         raise FormatError(*faults)
-    data = pack(placed)
+    data = pack({entry.path: entry for entry in placed})
     annotations = {
         COMPONENT_TYPE: "compose",
         COMPONENT_VERSION: version,
@@ -54,6 +54,11 @@ def build_component(files: Mapping[str, Entry], *, name: str, version: str) -> C
     layer = Descriptor.of(data, COMPOSE_LAYER, annotations)
     # REG's own example with `oras push --annotation` puts them on the manifest, so both places have them.
     return ComposeArtifact(Manifest.build(COMPOSE_ARTIFACT, [layer], annotations), data)
+
+
+def placed_below(top: str, files: Mapping[str, Entry]) -> Sequence[Entry]:
+    """Return the files of a component as they lie in its archive."""
+    return [Entry(f"{top}/{path}", file.data, file.executable) for path, file in files.items()]
 
 
 def archive_layer(manifest: Manifest, *, what: str) -> Descriptor:
@@ -109,4 +114,10 @@ def no_private_keys(entries: Sequence[Entry]) -> list[str]:
 
 
 Rule = Callable[[Sequence[Entry]], list[str]]
-RULES: Sequence[Rule] = (one_top_folder, compose_yaml, no_private_keys)
+RULES: Sequence[Rule] = (
+    one_top_folder,
+    compose_yaml,
+    no_private_keys,
+    reads_only_the_archive,
+    steers_no_compose,
+)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from margo_oci.composefile import faults_of_service
 from margo_oci.content import canonical_json, digest_of
 from margo_oci.desired_state import Lock
 from margo_oci.errors import FormatError
@@ -30,13 +31,8 @@ def _with_services(
 
 
 def _service(service: Mapping[str, Any], name: str, locked: Lock, deployment: str, component: str) -> dict[str, Any]:
-    # Each of these would bring in something that no digest of the lock covers.
-    around = [key for key in ("provider", "use_api_socket", "models") if service.get(key)]
-    around += [
-        "volumes" for one in service.get("volumes") or () if isinstance(one, dict) and one.get("type") == "image"
-    ]
-    if around:
-        raise FormatError(f"services.{name}.{around[0]}: not accepted: it would get round the lock")
+    if faults := faults_of_service(name, service):
+        raise FormatError(*faults)
     image = service.get("image", "")
     if image not in locked.images:
         raise FormatError(f"services.{name}.image: {image or '(none)'} is not in the lock of this deployment")
@@ -58,7 +54,7 @@ def without_tag(image: str) -> str:
 
 
 def sealed(model: Mapping[str, Any], *, archive: str, private: str) -> dict[str, Any]:
-    """Return the model with what it mounts of its own `archive` folder read-only (format 8.7).
+    """Return the model with what it mounts of its own `archive` folder read-only (format 8.9).
 
     The archive is shared by whoever uses that component: a container must not write what another one trusts.
     Nothing else below the agent's `private` folder can be mounted: it decides what is trusted. Raises FormatError.

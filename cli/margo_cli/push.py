@@ -21,15 +21,18 @@ from margo_cli.session import (
     say,
     with_session,
 )
+from margo_oci.archive import Entry
 from margo_oci.compose import faults_of_template
+from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON
 from margo_oci.desired_state import DEPLOYMENT, Layer, build_layer, check_counter, check_scope
 from margo_oci.errors import FormatError, NotFound
 from margo_oci.keys import PublicKey, Signer
 from margo_oci.lock import Locker
-from margo_oci.package import build_component
+from margo_oci.package import build_component, faults_of, placed_below
 from margo_oci.publish import Publisher, Release, attach_signature, current_state, plan_release, timestamp
 from margo_oci.reference import Reference
+from margo_oci.yamltree import parse_tree
 
 
 @click.command()
@@ -195,8 +198,9 @@ def component_push(session: Session, folder: Path, reference: Reference, key_fil
         raise FormatError(f"{reference}: a tag is expected, not a digest: it is the component's version")
     files = read_component(folder)
     name = reference.repository.rpartition("/")[2]
+    _check_archive(folder, files, name)
     artifact = build_component(files, name=name, version=reference.tag)
-    _check_compose(folder)
+    _check_compose(folder, files[COMPOSE_FILE].data)
     signer = load_signer(key_file) if key_file else None
 
     async def upload() -> bool:
@@ -241,9 +245,26 @@ def component_push(session: Session, folder: Path, reference: Reference, key_fil
     )
 
 
-def _check_compose(folder: Path) -> None:
-    faults, warnings = faults_of_template(compose().template(folder.absolute()), folder.absolute())
+def _check_archive(folder: Path, files: Mapping[str, Entry], name: str) -> None:
+    """Say the faults of an archive as faults of the folder it would be made of."""
+    if faults := faults_of(placed_below(name, files)):
+        told = [fault.removeprefix(f"{name}/") for fault in faults]
+        raise FormatError(
+            *(f"{folder}{': ' if same == fault else '/'}{same}" for same, fault in zip(told, faults, strict=True))
+        )
+
+
+def _check_compose(folder: Path, data: bytes) -> None:
+    where = folder / COMPOSE_FILE
+    try:
+        template = compose().template(folder.absolute())
+    except FormatError as error:
+        raise FormatError(
+            *(f"{folder}/{fault}" if fault.startswith(COMPOSE_FILE) else fault for fault in error.faults)
+        ) from None
+    tree = parse_tree(data, what=str(where))
+    faults, warnings = faults_of_template(template, folder.absolute())
     for warning in warnings:
-        say(f"warning: {folder}/compose.yaml: {warning}")
+        say(f"warning: {where}:{tree.line_of(warning.partition(': ')[0])}: {warning}")
     if faults:
-        raise FormatError(*(f"{folder}/compose.yaml: {fault}" for fault in faults))
+        raise FormatError(*(f"{where}:{tree.line_of(fault.partition(': ')[0])}: {fault}" for fault in faults))

@@ -79,7 +79,7 @@ def test_a_profile_that_a_parameter_turns_on_comes_up(site: Site, shell_image: s
     assert set(site.services()) == {"hello/extra", "hello/web"}
 
 
-def test_8_7_a_container_cannot_change_the_archive_it_came_with(site: Site, shell_image: str) -> None:
+def test_8_9_a_container_cannot_change_the_archive_it_came_with(site: Site, shell_image: str) -> None:
     site.component("hello", "1.0.0", sleeper(shell_image, "    volumes: ['./page.txt:/page.txt']\n"), page__txt="good")
     site.deployment("hello")
     site.push()

@@ -16,9 +16,9 @@ from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL
 from margo_agent.runtime import Runtime
 from margo_oci.auth import Credentials
 from margo_oci.compose import Compose
+from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.content import canonical_json, digest_of
 from margo_oci.errors import ApplyError
-from margo_oci.package import COMPOSE_FILE
 from margo_oci.registry import Access
 
 SERVICE = "cell"

@@ -23,13 +23,14 @@ from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
 from margo_oci.archive import Entry
 from margo_oci.auth import Credentials
+from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.content import EMPTY_JSON, Descriptor, canonical_json, digest_of
 from margo_oci.cosign import PAYLOAD_TYPE, bundle, pae, sign, signature_manifest
 from margo_oci.deployment import Deployment, parse_deployment
 from margo_oci.desired_state import DesiredState, Layer, Lock, build_layer, build_state
 from margo_oci.keys import FileKey, PublicKey, generate
 from margo_oci.manifest import Manifest, build_index
-from margo_oci.package import COMPOSE_FILE, build_component
+from margo_oci.package import build_component
 from margo_oci.reference import Reference
 from margo_oci.registry import Access, Registry
 from margo_oci.store import Store

@@ -51,8 +51,26 @@ def test_a_file_that_is_not_in_the_archive_is_a_fault(path: str, tmp_path: Path)
     assert faults == [f"configs.app.file: {path} is not in the archive"]
 
 
-def test_a_path_that_only_the_deployment_knows_is_left_to_it(tmp_path: Path) -> None:
-    assert faults_of_template(model(env_file=[{"path": "${SITE}.env"}]), tmp_path) == ([], [])
+def test_a_path_with_a_variable_in_it_is_a_fault(tmp_path: Path) -> None:
+    """Whoever fills it in would choose which file Compose reads."""
+    assert faults_of_template(model(env_file=[{"path": "${SITE}.env"}]), tmp_path) == (
+        ["services.web.env_file: ${SITE}.env is not in the archive"],
+        [],
+    )
+
+
+def test_a_file_that_need_not_be_there_may_be_missing_but_not_lie_outside(tmp_path: Path) -> None:
+    assert faults_of_template(model(env_file=[{"path": "gone.env", "required": False}]), tmp_path) == ([], [])
+    faults, _ = faults_of_template(model(env_file=[{"path": "/etc/gone.env", "required": False}]), tmp_path)
+    assert faults == ["services.web.env_file: /etc/gone.env is not in the archive"]
+
+
+def test_what_a_device_does_not_run_is_a_fault(tmp_path: Path) -> None:
+    faults, _ = faults_of_template({**model(provider={"type": "x"}), "models": {"m": {}}}, tmp_path)
+    assert faults == [
+        "models: not accepted: it would get round the lock",
+        "services.web.provider: not accepted: it would get round the lock",
+    ]
 
 
 def test_a_secret_file_is_a_fault_whether_it_is_there_or_not(tmp_path: Path) -> None:
@@ -70,6 +88,15 @@ def test_a_device_builds_nothing(tmp_path: Path) -> None:
         [],
         ["services.web.build: ignored: a device builds nothing"],
     )
+
+
+def test_8_9_what_is_mounted_of_the_archive_must_be_in_it(tmp_path: Path) -> None:
+    """The engine would make the folder, in what other deployments share."""
+    one = model(volumes=[{"type": "bind", "source": f"{tmp_path}/data", "target": "/data"}])
+    fault = "services.web.volumes: data is not in the archive: data belongs into a named volume"
+    assert faults_of_template(one, tmp_path) == ([fault], [])
+    (tmp_path / "data").mkdir()
+    assert faults_of_template(one, tmp_path) == ([], [])
 
 
 def test_a_bind_mount_is_a_path_of_the_device(tmp_path: Path) -> None:
@@ -122,6 +149,59 @@ def test_a_compose_that_is_missing_or_hangs_is_an_error_that_can_be_handled(tmp_
         Compose([str(tmp_path / "gone")], {}).run(["up"], file=None, project="p", timeout_s=10)
     with pytest.raises(ApplyError, match=r"^compose up: not done after 0 s$"):
         script(tmp_path, "exec tail -f /dev/null").run(["up"], file=None, project="p", timeout_s=0.05)
+
+
+def test_a_model_longer_than_anyone_needs_is_not_read_to_its_end(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"^compose.yaml: compose config: the model has more than 16777216 bytes$"):
+        script(tmp_path, "yes").template(tmp_path)
+
+
+def test_an_error_behind_many_words_is_told(tmp_path: Path) -> None:
+    flood = "i=0; while [ $i -lt 9000 ]; do echo 'level=warning no such variable' >&2; i=$((i+1)); done"
+    with pytest.raises(FormatError, match=r"^compose.yaml: compose config: no such image$"):
+        script(tmp_path, f"{flood}; echo 'no such image' >&2; exit 15").template(tmp_path)
+
+
+def test_a_compose_that_breaks_down_is_told_without_its_stack(tmp_path: Path) -> None:
+    text = "printf 'runtime: out of memory\n\ngoroutine 1:\nmain.main()\n a.go:1\n b.go:2\n c.go:3\n' >&2; exit 2"
+    with pytest.raises(FormatError, match=r"compose config: runtime: out of memory \(it may use 1073741824 bytes "):
+        script(tmp_path, text).template(tmp_path)
+
+
+def test_words_of_a_stranger_do_not_move_the_cursor(tmp_path: Path) -> None:
+    with pytest.raises(ApplyError) as error:
+        script(tmp_path, r"printf 'no \033[2J\r\302\233 image\007\n' >&2; exit 1").run(
+            ["up"], file=None, project="p", timeout_s=10
+        )
+    assert str(error.value) == "compose up: no  [2J image"
+
+
+def test_a_config_that_hangs_is_given_up_with_all_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("margo_oci.compose.CONFIG_TIMEOUT_S", 0.1)
+    with pytest.raises(FormatError, match=r"compose config: not done after 0 s$"):
+        script(tmp_path, "tail -f /dev/null & tail -f /dev/null").template(tmp_path)
+
+
+def test_the_real_compose_may_use_so_much_memory_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable of a hundred kilobytes, forty thousand times: four gigabytes."""
+    monkeypatch.setattr("margo_oci.compose.CONFIG_MEMORY_LIMIT_BYTES", 256 * 1024 * 1024)
+    labels = ", ".join(f"k{number}: '{'${A}' * 100}'" for number in range(400))
+    (tmp_path / "compose.yaml").write_text(f"services: {{web: {{image: x, labels: {{{labels}}}}}}}")
+    compose = Compose(find_compose(), {"PATH": "/usr/bin:/bin"})
+    with pytest.raises(FormatError, match=r"memory.* \(it may use 268435456 bytes to read a Compose file\)$"):
+        compose.model(tmp_path, project="p", variables={"A": "x" * 100_000})
+
+
+def test_the_real_compose_may_use_so_much_of_a_processor_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("margo_oci.compose.CONFIG_CPU_LIMIT_S", 1)
+    bomb = "x-0: &a0 [x]\n" + "".join(f"x-{n}: &a{n} [{f'*a{n - 1}, ' * 10}]\n" for n in range(1, 10))
+    (tmp_path / "compose.yaml").write_text(bomb + "services: {web: {image: x}}")
+    with pytest.raises(FormatError, match=r"compose config: killed: it may use a processor for 1 s$"):
+        Compose(find_compose(), {"PATH": "/usr/bin:/bin"}).template(tmp_path)
 
 
 def test_a_value_with_a_nul_character_is_an_error_that_can_be_handled(tmp_path: Path) -> None:

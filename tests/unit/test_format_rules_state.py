@@ -209,6 +209,15 @@ def test_3_2_large_archives_are_stored_in_blocks_of_65535_bytes() -> None:
     assert data[15 + 65535] == 1
 
 
+@pytest.mark.parametrize("name", ["README.md", "plant/a.json", "a"])
+def test_3_3_a_layer_holds_deployments_and_nothing_else(name: str) -> None:
+    data = hostile(member("./", kind=b"5"), member("./a.yaml", as_yaml(document(ID))), member(name))
+    with pytest.raises(FormatError, match=f"{name}: only .*yaml and .*yml, with one deployment each, are expected"):
+        read_layers([(layer_of(data), data)])
+    without = hostile(member("./", kind=b"5"), member("./a.yaml", as_yaml(document(ID))))
+    assert list(read_layers([(layer_of(without), without)])) == [ID]
+
+
 def test_3_3_any_gzip_is_read() -> None:
     one = deployment()
     stored = build_layer(one)

@@ -26,7 +26,7 @@ def seal(model: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("source", [ARCHIVE, f"{ARCHIVE}/data", f"{ARCHIVE}/../1111/x", f"/{ARCHIVE}"])
-def test_8_7_what_is_mounted_of_the_archive_is_read_only_and_never_made(source: str) -> None:
+def test_8_9_what_is_mounted_of_the_archive_is_read_only_and_never_made(source: str) -> None:
     volume = seal(mounting(source, read_only=False))
     assert (volume["read_only"], volume["bind"]) == (True, {"create_host_path": False})
 
@@ -34,17 +34,17 @@ def test_8_7_what_is_mounted_of_the_archive_is_read_only_and_never_made(source: 
 @pytest.mark.parametrize(
     "source", [PRIVATE, f"{PRIVATE}/record.json", f"{PRIVATE}/components", f"{ARCHIVE}/../2222", f"{ARCHIVE}2"]
 )
-def test_8_7_the_agents_own_files_are_not_mounted(source: str) -> None:
+def test_8_9_the_agents_own_files_are_not_mounted(source: str) -> None:
     with pytest.raises(FormatError, match=r"services.web.volumes: .* is a path of the agent itself"):
         seal(mounting(source))
 
 
 @pytest.mark.parametrize("source", ["/var/run/docker.sock", "/", "/var/lib/margo-agent-data"])
-def test_8_7_paths_of_the_device_stay_as_they_are(source: str) -> None:
+def test_8_9_paths_of_the_device_stay_as_they_are(source: str) -> None:
     assert seal(mounting(source)) == mounting(source)["services"]["web"]["volumes"][0]
 
 
-def test_8_7_a_named_volume_stays_as_it_is() -> None:
+def test_8_9_a_named_volume_stays_as_it_is() -> None:
     model = {"services": {"web": {"image": IMAGE, "volumes": [{"type": "volume", "source": "data", "target": "/d"}]}}}
     assert sealed(model, archive=ARCHIVE, private=PRIVATE) == model
     bare: dict[str, Any] = {"services": {"web": {"image": IMAGE}}}

@@ -17,8 +17,10 @@ FOLDERS = {"margo_oci": ROOT / "margo_oci", "margo_agent": ROOT / "agent" / "mar
 # A room may only import what stands above it. A new room takes its place here.
 LEVELS = (
     {"errors"},
-    {"content", "archive", "yamldoc"},
+    {"content", "tarheaders", "yamldoc"},
+    {"archive", "yamltree"},
     {"reference", "manifest", "deployment", "keys", "auth", "store", "answers", "proxy", "host_certificates"},
+    {"composefile"},
     {"desired_state", "package", "cosign", "helper", "registry"},
     {"trust", "compose", "images", "upload", "credentials"},
     {"transfer"},
@@ -31,8 +33,11 @@ PURE = (
     "margo_oci.content",
     "margo_oci.reference",
     "margo_oci.manifest",
+    "margo_oci.tarheaders",
     "margo_oci.archive",
     "margo_oci.yamldoc",
+    "margo_oci.yamltree",
+    "margo_oci.composefile",
     "margo_oci.deployment",
     "margo_oci.desired_state",
     "margo_oci.package",
