@@ -1,20 +1,25 @@
 """The one door to the container engine (Docker or Podman, through the Docker API): it looks and it pulls."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import docker
 import requests
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker import auth
+from docker.errors import DockerException, ImageNotFound, StreamParseError
+from docker.utils.json_stream import json_stream
 
+from margo_agent.generation import project_name
 from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL
+from margo_agent.pulling import PULL_STALL_S, Line, read_beside
 from margo_oci.auth import Credentials
 from margo_oci.errors import ApplyError
 
 TIMEOUT_S = 120
+SILENCE_S = PULL_STALL_S + 5  # after that the connection of a pull is closed, and the engine stops
 LOG_LINES = 3
 _SERVICE_LABEL = "com.docker.compose.service"
 _PROJECT_LABEL = "com.docker.compose.project"
@@ -76,8 +81,9 @@ def find_engine(configured: str, environment: Mapping[str, str]) -> str:
 class Engine:
     """Looks at containers and images, and pulls images by digest."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, silence_s: float = SILENCE_S) -> None:
         self.address = address
+        self.silence_s = silence_s
         with self._talking("connect"):
             self.client = docker.DockerClient(base_url=address, timeout=TIMEOUT_S)
         self.ping()
@@ -98,6 +104,14 @@ class Engine:
             listed = self.client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
         return sorted((_container(one.attrs) for one in listed), key=lambda one: one.name)
 
+    def projects(self, deployment: str) -> set[str]:
+        """Return the Compose projects of a deployment of which anything is here: containers, or networks alone."""
+        with self._talking("list networks"):
+            listed = self.client.networks.list(filters={"label": _PROJECT_LABEL})
+        projects = {str((one.attrs.get("Labels") or {}).get(_PROJECT_LABEL, "")) for one in listed}
+        found = {name for name in projects if name.endswith(project_name(deployment, ""))}
+        return found | {container.project for container in self.containers(deployment)}
+
     def has_image(self, image: str) -> bool:
         """Tell whether `image` (name@digest) is here."""
         with self._talking("look for an image"):
@@ -107,17 +121,43 @@ class Engine:
                 return False
             return True
 
-    def pull(self, image: str, credentials: Credentials | None) -> None:
-        """Pull `image` (name@digest); the engine checks the digest. Raises PullFailed with the engine's words."""
-        name, _, digest = image.partition("@")
-        login = {"username": credentials.username, "password": credentials.password} if credentials else None
+    def pull(self, image: str, credentials: Credentials | None) -> Generator[Line, None, None]:
+        """Pull `image` (name@digest), of which the engine checks the digest; close it to give up.
+
+        Yields what the engine says, and an empty line when it says nothing for a moment. Raises PullFailed with
+        the engine's words.
+        """
         with self._talking(f"pull {image}"):
+            for line in read_beside(lambda: self._lines(image, credentials)):
+                if "error" in line:
+                    raise PullFailed(f"pull {image}: {line['error']!s:.400}")
+                yield line
+
+    def _lines(self, image: str, credentials: Credentials | None) -> Generator[Line, None, None]:
+        name, _, digest = image.partition("@")
+        # Not api.pull: it keeps the answer to itself, and then nobody can close it.
+        with self.client.api.post(
+            f"{self.client.api.base_url}/v{self.client.api.api_version}/images/create",
+            params={"fromImage": name, "tag": digest},
+            headers=self._login(name, credentials),
+            stream=True,
+            timeout=self.silence_s,
+        ) as answer:
+            if not answer.ok:  # the engine answers; what it says is the registry's fault
+                raise PullFailed(f"pull {image}: {_refusal(answer)}")
             try:
-                for line in self.client.api.pull(name, tag=digest, stream=True, decode=True, auth_config=login):
-                    if "error" in line:
-                        raise PullFailed(f"pull {image}: {line['error']}")
-            except APIError as error:  # the engine answers; what it says is the registry's fault
+                for line in json_stream(answer.iter_content(chunk_size=None)):
+                    yield line if isinstance(line, dict) else {}
+            except StreamParseError as error:
                 raise PullFailed(f"pull {image}: {_words(error)}") from None
+
+    def _login(self, name: str, credentials: Credentials | None) -> Mapping[str, bytes]:
+        login: bytes | None
+        if credentials:
+            login = auth.encode_header({"username": credentials.username, "password": credentials.password})
+        else:
+            login = auth.get_config_header(self.client.api, auth.resolve_repository_name(name)[0])
+        return {"X-Registry-Auth": login} if login else {}
 
     def last_words(self, container: Container) -> str:
         """Return the last lines a container wrote."""
@@ -136,6 +176,13 @@ class Engine:
 def _words(error: Exception) -> str:
     explanation = getattr(error, "explanation", None)
     return str(explanation or error)[:400]
+
+
+def _refusal(answer: requests.Response) -> str:
+    try:
+        return str(answer.json()["message"])[:400]
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:400]
 
 
 def _container(attributes: Mapping[str, object]) -> Container:

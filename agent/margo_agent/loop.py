@@ -5,13 +5,14 @@ What a pass imports and allocates ends with its process, so the idle agent stays
 
 import asyncio
 import signal
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from margo_agent.config import AgentConfig
 from margo_agent.record import RecordFile
+from margo_agent.report import Report
+from margo_agent.standing import repeat
 from margo_oci.errors import MargoError, RegistryError, TrustError
 from margo_oci.registry import Received, Registry
 
@@ -35,44 +36,70 @@ def pause_s(interval_s: float, failures: int, retry_after_s: float | None, chanc
 class Loop:
     """Looks, starts passes, waits. `pass_` runs one with the manifest that was just received, or none.
 
-    `interrupt` asks a pass under way to end after its step.
+    `interrupt` asks a pass under way to end as soon as it can; `reload` reads the configuration again.
     """
 
     config: AgentConfig
-    registry: Registry
+    reload: Callable[[], AgentConfig]
+    connect: Callable[[AgentConfig], Registry]
     record_file: RecordFile
     pass_: Callable[[bytes | None], Awaitable[Result]]
     restore: Callable[[], Awaitable[Result]]
     interrupt: Callable[[], None]
     tell: Callable[[Result], None]
     chance: Callable[[], float]
+    registry: Registry = field(init=False)
     failures: int = 0
     looked: bool = False
+    hung_up: bool = False
     told: tuple[Any, ...] = ()
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     waking: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT; SIGHUP looks at once."""
+        """Run until SIGTERM or SIGINT; SIGHUP reads the configuration again, and looks at once."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self.waking.set)
-        async with self.registry:
-            await self._restore()
-            while not self.stopping.is_set():
-                self.waking.clear()
-                await self._wait(await self.look())
+        loop.add_signal_handler(signal.SIGHUP, self.hang_up)
+        await self._restore()
+        while not self.stopping.is_set():
+            async with self.connect(self.config) as self.registry:
+                while not self.stopping.is_set() and not self._reloaded():
+                    self.waking.clear()
+                    await self._wait(await self.look())
 
     def stop(self) -> None:
-        """End after the step under way."""
+        """End; a pass under way ends as soon as it can."""
         self.stopping.set()
         self.waking.set()
         self.interrupt()
 
+    def hang_up(self) -> None:
+        """Read the configuration again, and look at once."""
+        self.hung_up = True
+        self.waking.set()
+
+    def _reloaded(self) -> bool:
+        """Tell whether there is a new configuration; one with faults is told, and the old one stays."""
+        if not self.hung_up:
+            return False
+        self.hung_up = False
+        try:
+            self.config = self.reload()
+        except (MargoError, OSError) as error:
+            self.tell({"outcome": "failed", "message": f"the configuration stays as it was: {error}"})
+            return False
+        self.looked, self.told, self.failures = False, (), 0
+        return True
+
     async def _restore(self) -> None:
         """Bring up what was installed, before any network is asked: after a power cut there may be none."""
-        if self.record_file.load().installed:
+        try:
+            installed = self.record_file.load().installed
+        except (MargoError, OSError):
+            return  # the first look says it
+        if installed:
             result = await self.restore()
             if result["outcome"] != "unchanged":
                 self.tell(result)
@@ -95,34 +122,39 @@ class Loop:
         return pause_s(self.config.interval_s, self.failures, result.get("retryAfterSeconds"), self.chance())
 
     async def _result(self) -> Result:
-        start_s = time.monotonic()
+        report = Report(str(self.config.source), self.config.device)
+        before = replace(self.registry.traffic)
         try:
-            # The first look of a new process is a whole pass: the configuration may have changed.
-            known = self.record_file.load().known if self.looked else ""
-            self.looked = True
-            received = await asyncio.wait_for(self._look(known), LOOK_LIMIT_S)
+            record = self.record_file.load()
+            # Until a whole pass got through, each look is one: the configuration may be another than before.
+            known = record.known if self.looked else ""
+            with report.timed("resolve"):
+                received = await asyncio.wait_for(self._look(known), LOOK_LIMIT_S)
+            if known and (received is None or received.digest == known):
+                repeat(record, report)
+            else:
+                return await self._passed(received.data if received else None)
         except TimeoutError:
-            error = RegistryError(f"{self.config.source}: no whole answer after {LOOK_LIMIT_S:.0f} s")
-            return self._failed("unreachable", error)
+            report.outcome = "unreachable"
+            report.message = f"{self.config.source}: no whole answer after {LOOK_LIMIT_S:.0f} s"
         except RegistryError as error:
-            return self._failed("unreachable", error, retryAfterSeconds=error.retry_after_s)
+            report.outcome, report.message, report.retry_after_s = "unreachable", str(error), error.retry_after_s
         except TrustError as error:
-            return self._failed("refused", error, reason=error.reason)
-        except MargoError as error:
-            return self._failed("failed", error)
-        if known and (received is None or received.digest == known):
-            return {
-                "outcome": "unchanged",
-                "digest": known,
-                "seconds": {"resolve": round(time.monotonic() - start_s, 3)},
-            }
-        return await self.pass_(received.data if received else None)
+            report.outcome, report.message, report.reason = "refused", str(error), error.reason
+        except (MargoError, OSError) as error:
+            report.outcome, report.message = "failed", str(error)
+        report.requests = self.registry.traffic.requests - before.requests
+        report.bytes_in = self.registry.traffic.bytes_in - before.bytes_in
+        return report.to_dict()
+
+    async def _passed(self, manifest: bytes | None) -> Result:
+        result = await self.pass_(manifest)
+        through = result["outcome"] in ("applied", "unchanged", "failed") and result.get("counter")
+        self.looked = self.looked or bool(through)
+        return result
 
     async def _look(self, known: str) -> Received | None:
         return await self.registry.manifest(self.config.source, known=known) if known else None
-
-    def _failed(self, outcome: str, error: MargoError, **more: Any) -> Result:
-        return {"outcome": outcome, "message": str(error), "digest": "", **more}
 
     async def _wait(self, timeout_s: float) -> None:
         try:

@@ -1,14 +1,12 @@
 """The command `margo-agent`: reads the configuration, builds what a pass needs, and says what happened."""
 
 import asyncio
-import fcntl
 import json
 import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +15,12 @@ import click
 
 from margo_agent.config import AgentConfig, load_config
 from margo_agent.passes import Passes
-from margo_agent.printing import log, show
+from margo_agent.printing import log, plain, plain_lines, show
 from margo_agent.record import RecordFile
 from margo_agent.report import Report
+from margo_agent.state_folder import locked
 from margo_oci.content import MANIFEST_LIMIT_BYTES
-from margo_oci.errors import FormatError, explain
+from margo_oci.errors import FormatError, MargoError, explain
 from margo_oci.registry import Registry
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         code, message = explain(error)
-        click.echo(f"error: {message}", err=True)
+        click.echo(plain_lines(f"error: {message}"), err=True)
         sys.exit(code)
 
 
@@ -76,7 +75,7 @@ output_option = click.option(
 def run(config_file: Path, output: str) -> None:
     """Look for a new state again and again, and apply it.
 
-    SIGHUP looks at once; SIGTERM stops after the step under way.
+    SIGHUP reads the configuration again and looks at once; SIGTERM stops, and the next start goes on from there.
 
     \b
     Example:
@@ -85,11 +84,12 @@ def run(config_file: Path, output: str) -> None:
     from margo_agent.loop import Loop
 
     config = load_config(config_file)
-    passes = Passes(config)
+    passes = Passes(config_file=config.file)
     with locked(config.state_dir / "agent.lock"):
         loop = Loop(
             config=config,
-            registry=Registry(config.access),
+            reload=lambda: reloaded(config),
+            connect=lambda config: Registry(config.access),
             record_file=RecordFile(config.state_dir / "record.json"),
             pass_=passes.once,
             restore=passes.restore,
@@ -146,11 +146,29 @@ def plan(config_file: Path, output: str) -> int:
     return _pass(config_file, output, lambda reconciler, report: reconciler.plan(report))
 
 
+def reloaded(config: AgentConfig) -> AgentConfig:
+    """Read a configuration again. Raises FormatError for another `stateDir`: this one is held."""
+    again = load_config(config.file)
+    if again.state_dir != config.state_dir:
+        raise FormatError(f"{config.file}: stateDir: {again.state_dir} is not {config.state_dir}: restart margo-agent")
+    return again
+
+
 def _pass(config_file: Path, output: str, work: "Callable[[Reconciler, Report], Report]") -> int:
     """Do one pass alone on the state directory, print its report, and return the exit code."""
-    config = load_config(config_file)
-    with locked(config.state_dir / "pass.lock"):
-        report = work(reconciler(config), Report(str(config.source), config.device))
+    report = Report("", "")
+    try:
+        config = load_config(config_file)
+        report = Report(str(config.source), config.device)
+        with locked(config.state_dir / "pass.lock"):
+            work(reconciler(config), report)
+    except (MargoError, OSError) as error:
+        if output != "json":
+            raise
+        code, report.message = explain(error)
+        report.outcome = "failed"
+        show(report, output)
+        return code
     show(report, output)
     return report.exit_code
 
@@ -158,7 +176,7 @@ def _pass(config_file: Path, output: str, work: "Callable[[Reconciler, Report], 
 @cli.command()
 @config_option
 @output_option
-def status(config_file: Path, output: str) -> None:
+def status(config_file: Path, output: str) -> int:
     """Show what this device accepted, what runs, and what failed; asks no registry.
 
     \b
@@ -167,10 +185,19 @@ def status(config_file: Path, output: str) -> None:
     """
     from margo_agent.status import device_status, status_lines
 
-    config = load_config(config_file)
-    record = RecordFile(config.state_dir / "record.json").load()
+    try:
+        config = load_config(config_file)
+        record = RecordFile(config.state_dir / "record.json").load()
+    except (MargoError, OSError) as error:
+        if output != "json":
+            raise
+        code, message = explain(error)
+        click.echo(json.dumps({"outcome": "failed", "message": message}, indent=2))
+        return code
     found = device_status(config, record, os.environ)
-    click.echo(json.dumps(found, indent=2) if output == "json" else "\n".join(status_lines(found)))
+    text = "\n".join(plain(line) for line in status_lines(found))
+    click.echo(json.dumps(found, indent=2) if output == "json" else text)
+    return 0
 
 
 def reconciler(config: AgentConfig) -> "Reconciler":
@@ -196,8 +223,9 @@ def reconciler(config: AgentConfig) -> "Reconciler":
             raise EngineUnavailable(str(error)) from None
         return Compose(command, _engine_environment(find_engine(config.engine, os.environ)))
 
-    def runtime() -> Runtime:
-        return Runtime(compose(), Engine(find_engine(config.engine, os.environ)), config.access)
+    def runtime(stopping: Callable[[], bool] = lambda: False) -> Runtime:
+        engine = Engine(find_engine(config.engine, os.environ))
+        return Runtime(compose(), engine, config.access, stopping=stopping)
 
     def generations() -> Generations:
         return Generations(config.state_dir, compose())
@@ -221,9 +249,8 @@ def reconciler(config: AgentConfig) -> "Reconciler":
         applier=lambda: Applier(
             record_file=record_file,
             generations=generations(),
-            runtime=runtime(),
+            runtime=runtime(stop_signal()),
             now=lambda: datetime.now(UTC),
-            stopping=stop_signal(),
         ),
         preview=lambda: Preview(generations=generations(), runtime=runtime(), registry=registry),
     )
@@ -242,24 +269,6 @@ def _engine_environment(engine: str) -> Mapping[str, str]:
         name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_CONFIG", "XDG_RUNTIME_DIR") if name in os.environ
     }
     return {**kept, "DOCKER_HOST": engine}
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold `file` for as long as the block runs. Raises FormatError if another agent does."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        stream = file.open("w")
-    except OSError as error:
-        raise FormatError(f"stateDir {file.parent}: {error.strerror}") from None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FormatError(
-                f"stateDir {file.parent}: another margo-agent is at work here ({file.name} is held)"
-            ) from None
-        yield
 
 
 def stop_signal() -> Callable[[], bool]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from margo_oci.composefile import faults_of_service
+from margo_oci.composefile import faults_of_model
 from margo_oci.content import canonical_json, digest_of
 from margo_oci.desired_state import Lock
 from margo_oci.errors import FormatError
@@ -19,8 +19,11 @@ _SECRET = "MARGO_SECRET_"  # noqa: S105  (a variable's name)
 def pinned(model: Mapping[str, Any], locked: Lock, *, deployment: str, component: str) -> dict[str, Any]:
     """Return the model with every image at its locked digest and our labels on every service (format 4.2, 5.2).
 
-    Raises FormatError for an image that the lock does not know: a tag alone says nothing about content.
+    Raises FormatError for an image that the lock does not know (a tag alone says nothing about content), and for
+    what no digest covers (format 8.8).
     """
+    if faults := faults_of_model(model):
+        raise FormatError(*faults)
     return _with_services(model, lambda name, one: _service(one, name, locked, deployment, component))
 
 
@@ -31,8 +34,6 @@ def _with_services(
 
 
 def _service(service: Mapping[str, Any], name: str, locked: Lock, deployment: str, component: str) -> dict[str, Any]:
-    if faults := faults_of_service(name, service):
-        raise FormatError(*faults)
     image = service.get("image", "")
     if image not in locked.images:
         raise FormatError(f"services.{name}.image: {image or '(none)'} is not in the lock of this deployment")

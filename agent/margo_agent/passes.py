@@ -2,19 +2,30 @@
 
 import asyncio
 import json
+import os
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from margo_agent.config import AgentConfig
+PASS_LIMIT_S = 12 * 3600.0  # many large images over a slow link; what was pulled by then is there for the next pass
+GRACE_S = 600.0  # a step of Compose that cannot be interrupted
+# -P, and / as working directory: nothing that lies about where the agent was started is imported.
+AGENT = (sys.executable, "-P", "-m", "margo_agent")
 
 
+@dataclass(kw_only=True)
 class Passes:
-    """Runs passes in processes of their own, one at a time."""
+    """Runs passes in processes of their own, one at a time; `config_file` is an absolute path."""
 
-    def __init__(self, config: AgentConfig) -> None:
-        self.config = config
-        self.process: asyncio.subprocess.Process | None = None
+    config_file: Path
+    program: Sequence[str] = AGENT
+    limit_s: float = PASS_LIMIT_S
+    grace_s: float = GRACE_S
+    process: asyncio.subprocess.Process | None = None
 
     async def once(self, manifest: bytes | None) -> Mapping[str, Any]:
         """Run `once`, with the manifest that was just received if there is one."""
@@ -25,22 +36,42 @@ class Passes:
         return await self._run(["restore"], None)
 
     def interrupt(self) -> None:
-        """Ask the pass under way to end after its step."""
+        """Ask the pass under way to end as soon as it can."""
         if self.process and self.process.returncode is None:
             self.process.terminate()
 
     async def _run(self, command: list[str], stdin: bytes | None) -> Mapping[str, Any]:
-        self.process = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "margo_agent", *command, "--config", str(self.config.file), "-o", "json"],
+        process = self.process = await asyncio.create_subprocess_exec(
+            *[*self.program, *command, "--config", str(self.config_file), "-o", "json"],
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            cwd="/",
             start_new_session=True,  # a Ctrl-C at the terminal is for the loop, which passes it on
         )
-        out, err = await self.process.communicate(stdin)
-        try:
-            result: Mapping[str, Any] = json.loads(out)
-        except ValueError:
-            words = err.decode(errors="replace").strip()[-500:] or f"the pass ended with {self.process.returncode}"
-            return {"outcome": "failed", "message": words.removeprefix("error: "), "digest": ""}
-        return result
+        talking = asyncio.ensure_future(process.communicate(stdin))
+        in_time = await _within(talking, self.limit_s)
+        if not in_time:
+            self.interrupt()
+            if not await _within(talking, self.grace_s):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # Compose too, which it started
+        out, err = await talking
+        result = _result(out, err, process.returncode)
+        if in_time:
+            return result
+        return {**result, "outcome": "failed", "message": f"the pass was ended: not done after {self.limit_s:.0f} s"}
+
+
+async def _within(talking: "asyncio.Future[tuple[bytes, bytes]]", limit_s: float) -> bool:
+    done, _ = await asyncio.wait({talking}, timeout=limit_s)
+    return bool(done)
+
+
+def _result(out: bytes, err: bytes, code: int | None) -> Mapping[str, Any]:
+    try:
+        result: Mapping[str, Any] = json.loads(out)
+    except ValueError:
+        words = err.decode(errors="replace").strip()[-500:] or f"the pass ended with {code}"
+        return {"outcome": "failed", "message": words.removeprefix("error: "), "digest": ""}
+    return result

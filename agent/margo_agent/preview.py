@@ -5,13 +5,14 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from margo_agent.applying import kept, name_of, prepare, steps_for
+from margo_agent.applying import prepare, steps_for
 from margo_agent.gather import Desired
 from margo_agent.generation import Generation, Generations
 from margo_agent.plan import Step
 from margo_agent.record import Record
 from margo_agent.report import DeploymentReport, Report
 from margo_agent.runtime import Runtime
+from margo_agent.standing import kept, name_of
 from margo_oci.errors import ApplyError, MargoError
 from margo_oci.images import image_bytes
 from margo_oci.reference import parse_image
@@ -28,12 +29,15 @@ class Preview:
 
     def show(self, desired: Desired, record: Record, report: Report) -> None:
         """Report every step that applying would take."""
+        counted: set[str] = set()
         with report.timed("plan"):
             for step in steps_for(desired, record):
-                report.deployments.append(self._shown(step, desired, record, report))
+                report.deployments.append(self._shown(step, desired, record, report, counted))
 
-    def _shown(self, step: Step, desired: Desired, record: Record, report: Report) -> DeploymentReport:
-        if step.action == "keep":
+    def _shown(
+        self, step: Step, desired: Desired, record: Record, report: Report, counted: set[str]
+    ) -> DeploymentReport:
+        if step.action in ("keep", "restore"):
             return kept(step, record)
         before = self._before(step.deployment, record)
         if step.action == "remove":
@@ -50,7 +54,7 @@ class Preview:
             return one
         after = self._hashes(generation)
         one.restarts = sorted(name for name in {**before, **after} if before.get(name) != after.get(name))
-        one.bytes = self._image_bytes(generation, report)
+        one.bytes = self._image_bytes(generation, report, counted)
         return one
 
     def _before(self, deployment: str, record: Record) -> Mapping[str, str]:
@@ -69,13 +73,16 @@ class Preview:
             ).items()
         }
 
-    def _image_bytes(self, generation: Generation, report: Report) -> int | None:
-        """Return the size of the images the engine does not have; None if nobody can say."""
+    def _image_bytes(self, generation: Generation, report: Report, counted: set[str]) -> int | None:
+        """Return the size of the images that neither the engine has nor is `counted`; None if nobody can say."""
         try:
-            missing = [image for image in generation.images if not self.runtime.engine.has_image(image)]
-            return asyncio.run(self._sum(missing, report)) if missing else 0
+            images = [image for image in generation.images if image not in counted]
+            missing = [image for image in images if not self.runtime.engine.has_image(image)]
+            size = asyncio.run(self._sum(missing, report)) if missing else 0
         except MargoError:
             return None
+        counted.update(missing)
+        return size
 
     async def _sum(self, images: list[str], report: Report) -> int:
         async with self.registry() as registry:

@@ -10,7 +10,18 @@ import click
 from margo_agent.report import Report
 
 
+def plain(text: str) -> str:
+    """Return `text` as one line that no terminal obeys: engines, registries and workloads may have worded it."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def plain_lines(text: str) -> str:
+    """Return the same of several lines; those after the first are set in, so that none passes for another message."""
+    return "\n  ".join(plain(line) for line in text.split("\n"))
+
+
 def log(result: Mapping[str, Any], output: str) -> None:
+    """Print what the loop has to tell, a line with its time."""
     if output == "json":
         click.echo(json.dumps({"time": _now(), **result}))
         return
@@ -18,11 +29,14 @@ def log(result: Mapping[str, Any], output: str) -> None:
     parts += [f"counter={result['counter']}"] if result.get("counter") else []
     parts += [f"digest={result['digest']}"] if result.get("digest") else []
     parts += [f"reason={result['reason']}"] if result.get("reason") else []
+    parts += [f"requests={result['requests']}"] if "requests" in result else []
+    parts += [f"{key}={number}" for key, number in result.get("layers", {}).items()]
     parts += [result["message"]] if result.get("message") else []
-    click.echo(f"{_now()} {' '.join(parts)}")
+    click.echo(f"{_now()} {plain(' '.join(parts))}")
     for one in result.get("deployments", ()):
         if one["action"] != "keep":
-            click.echo(f"{_now()}   {one['action']} {one['name']}: {one['state']} {one.get('error', '')}".rstrip())
+            line = f"{one['action']} {one.get('name', one['id'])}: {one['state']} {one.get('error', '')}"
+            click.echo(f"{_now()}   {plain(line).rstrip()}")
 
 
 def _now() -> str:
@@ -30,16 +44,15 @@ def _now() -> str:
 
 
 def show(report: Report, output: str) -> None:
+    """Print what one pass did; a message goes to standard error."""
     if output == "json":
         click.echo(json.dumps(report.to_dict(), indent=2))
         return
     for line in _lines(report):
-        click.echo(line)
+        click.echo(plain(line))
     if report.message:
-        click.echo(
-            f"{report.outcome}{f' ({report.reason})' if report.reason else ''}: {report.message}",
-            err=True,
-        )
+        reason = f" ({report.reason})" if report.reason else ""
+        click.echo(plain_lines(f"{report.outcome}{reason}: {report.message}"), err=True)
 
 
 def _lines(report: Report) -> Iterator[str]:

@@ -7,12 +7,12 @@ last good version of that workload back. A 404 is never a reason to remove anyth
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from margo_agent.applying import Applier, kept
+from margo_agent.applying import Applier
 from margo_agent.gather import Desired, Gatherer
-from margo_agent.plan import Step
 from margo_agent.preview import Preview
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
+from margo_agent.standing import fail_if_any_failed, repeat
 from margo_oci.errors import ApplyError, FormatError, RegistryError, TrustError
 from margo_oci.transfer import parse_manifest
 
@@ -45,23 +45,23 @@ class Reconciler:
     def _restore(self, record: Record, report: Report) -> None:
         if record.installed:
             self.applier().restore(record, report)
-            _fail_if_any_failed(report, "")
+            fail_if_any_failed(report)
 
     def _once(self, record: Record, report: Report, offered: bytes) -> None:
         manifest = parse_manifest(offered) if offered else None
         desired = self.gatherer.gather(record, report, accept=True, offered=manifest)
         if desired is None:
-            _repeat(record, report)
+            repeat(record, report)
             return
         same = record.known == report.digest
         self.applier().apply(desired, report)
         report.outcome = "unchanged" if same else "applied"
-        _fail_if_any_failed(report, "")
+        fail_if_any_failed(report)
 
     def _plan(self, record: Record, report: Report) -> None:
         desired: Desired | None = self.gatherer.gather(record, report, accept=False, offered=None)
         if desired is None:
-            _repeat(record, report)
+            repeat(record, report)
             return
         self.preview().show(desired, record, report)
         changes = any(one.action != "keep" for one in report.deployments)
@@ -85,20 +85,3 @@ class Reconciler:
         except OSError as error:  # a full disk, a read-only one: nothing is lost, and the next pass tries again
             report.outcome, report.message = "failed", f"disk: {error.strerror}: {error.filename or 'stateDir'}"
         return report
-
-
-def _repeat(record: Record, report: Report) -> None:
-    """Nothing is new: report what is, a failure that stands included."""
-    accepted = record.accepted[record.current]
-    report.digest, report.counter, report.scope = accepted.digest, accepted.counter, accepted.scope
-    names = sorted({**record.installed, **record.failed})
-    report.deployments = [kept(Step("keep", name, held=name in record.failed), record) for name in names]
-    report.reused = 0
-    _fail_if_any_failed(report, "not tried again until something changes: ")
-
-
-def _fail_if_any_failed(report: Report, note: str) -> None:
-    failed = [one for one in report.deployments if one.state == "failed"]
-    if failed:
-        report.outcome = "failed"
-        report.message = note + "; ".join(f"{one.name or one.id}: {one.error}" for one in failed)

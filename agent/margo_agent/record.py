@@ -42,6 +42,12 @@ class Failure:
     name: str
     components: Sequence[str]
     error: str
+    since_then: str = ""  # what was done about it
+
+    @property
+    def words(self) -> str:
+        """Why it failed, and what was done about it."""
+        return f"{self.error}; {self.since_then}" if self.since_then else self.error
 
 
 @dataclass(frozen=True)
@@ -94,10 +100,18 @@ class Record:
             unsure=_others(self.unsure, deployment),
         )
 
-    def did_fail(self, deployment: str, failure: Failure) -> "Record":
-        """Return the record with a revision that did not; what was installed before stays."""
-        failed = {**self.failed, deployment: failure}
-        return replace(self, failed=failed, unsure=_others(self.unsure, deployment))
+    def did_fail(self, deployment: str, failure: Failure, *, sure: bool = True) -> "Record":
+        """Return the record with a revision that did not; what was installed before stays.
+
+        Without `sure` nobody knows what runs: the last good version did not come back.
+        """
+        failed, others = {**self.failed, deployment: failure}, _others(self.unsure, deployment)
+        unsure = others if sure else (*others, deployment)
+        return replace(self, failed=failed, unsure=unsure, settled=self.settled and sure)
+
+    def did_put_back(self, deployment: str) -> "Record":
+        """Return the record with the last good version running: what is installed, or nothing."""
+        return replace(self, unsure=_others(self.unsure, deployment))
 
     def did_recover(self, deployment: str) -> "Record":
         """Return the record without the failure of a revision that is no longer desired."""

@@ -86,8 +86,8 @@ class Report:
         raw: dict[str, Any] = {
             "outcome": self.outcome,
             "planned": self.planned or None,
-            "device": self.device,
-            "reference": self.reference,
+            "device": self.device or None,
+            "reference": self.reference or None,
             "digest": self.digest or None,
             "counter": self.counter or None,
             "scope": self.scope or None,

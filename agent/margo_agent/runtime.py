@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
-from margo_agent.engine import Container, Engine
+from margo_agent.engine import Container, Engine, EngineUnavailable, PullFailed
 from margo_agent.generation import Generation, Part
+from margo_agent.pulling import PULL_LIMIT_S, PULL_STALL_S, Patience
 from margo_oci.compose import Compose
 from margo_oci.errors import ApplyError
 from margo_oci.reference import parse_image
@@ -14,6 +16,8 @@ from margo_oci.registry import Access
 SETTLE_S = 2.0  # how long a workload without a health check must stay up before it counts as up
 LOOK_EVERY_S = 0.2
 DOWN_TIMEOUT_S = 120.0
+# Compose's own words for an engine that went away under its hands, and may be back by now.
+_WENT_AWAY = ("cannot connect to the docker daemon", "failed to connect to the docker api", "error during connect")
 
 
 @dataclass(frozen=True)
@@ -25,20 +29,40 @@ class Runtime:
     access: Callable[[str], Access]
     monotonic_s: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    stopping: Callable[[], bool] = lambda: False
+    pull_stall_s: float = PULL_STALL_S
+    pull_limit_s: float = PULL_LIMIT_S
+
+    def go_on(self) -> None:
+        """Raise EngineUnavailable if we are asked to stop: what is under way stays to be done."""
+        if self.stopping():
+            raise EngineUnavailable("stopped on request: the next pass goes on from here")
 
     def pull_missing(self, generation: Generation) -> int:
         """Have the engine fetch every image that is not here; return how many were missing."""
         missing = [image for image in generation.images if not self.engine.has_image(image)]
         for image in missing:
-            self.engine.pull(image, self.access(parse_image(image).host).credentials)
+            self._pull(image)
         return len(missing)
+
+    def _pull(self, image: str) -> None:
+        patience = Patience(self.monotonic_s(), self.pull_stall_s, self.pull_limit_s)
+        self.go_on()
+        with closing(self.engine.pull(image, self.access(parse_image(image).host).credentials)) as lines:
+            for line in lines:
+                self.go_on()
+                if enough := patience.hear(line, self.monotonic_s()):
+                    raise PullFailed(f"pull {image}: {enough}")
 
     def apply(self, generation: Generation) -> None:
         """Make the engine run exactly this generation; what it does not change keeps its containers.
 
-        Components come up in their order (Margo, `components`). Raises ApplyError that names component and cause.
+        What is no longer part of it goes first: it may hold a port that something new needs. Then components come up
+        in their order (Margo, `components`). Raises ApplyError that names component and cause.
         """
+        self._remove_projects(generation.deployment, keep={part.project for part in generation.parts})
         for part in generation.parts:
+            self.go_on()
             deadline_s = self.monotonic_s() + part.timeout_s
             try:
                 self.compose.run(
@@ -51,27 +75,32 @@ class Runtime:
                 if part.wait:
                     self._wait(generation, part, deadline_s)
             except ApplyError as error:
-                self.engine.ping()  # an engine that went away is not the workload's fault
-                raise type(error)(f"component {part.name}: {error}") from None
-        self._remove_projects(generation.deployment, keep={part.project for part in generation.parts})
+                raise self._blame(error)(f"component {part.name}: {error}") from None
 
     def remove(self, deployment: str) -> None:
         """Take everything of a deployment down. Named volumes stay: they are data (docs/decisions/0007)."""
         self._remove_projects(deployment, keep=set())
 
     def _remove_projects(self, deployment: str, keep: set[str]) -> None:
-        projects = {container.project for container in self.engine.containers(deployment)} - keep
-        for project in sorted(projects):
+        for project in sorted(self.engine.projects(deployment) - keep):
             try:
                 self.compose.run(["down", "--remove-orphans"], file=None, project=project, timeout_s=DOWN_TIMEOUT_S)
-            except ApplyError:
-                self.engine.ping()
-                raise
+            except ApplyError as error:
+                raise self._blame(error)(str(error)) from None
+
+    def _blame(self, error: ApplyError) -> type[ApplyError]:
+        """Return what kind of error this is: an engine that went away, or was restarted, is not the workload's fault.
+
+        Raises EngineUnavailable if the engine is away now.
+        """
+        self.engine.ping()
+        return EngineUnavailable if any(word in str(error).lower() for word in _WENT_AWAY) else type(error)
 
     def _wait(self, generation: Generation, part: Part, deadline_s: float) -> None:
         """Wait until every container is ready, and stays so for a while where nobody can be asked (format 5.5)."""
         ready_since_s: float | None = None
         while True:
+            self.go_on()
             containers = [one for one in self.engine.containers(generation.deployment) if one.project == part.project]
             self._raise_for_broken(containers)
             now_s = self.monotonic_s()

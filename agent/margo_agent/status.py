@@ -41,7 +41,7 @@ def _deployment(name: str, record: Record, containers: Sequence[Container]) -> d
         "name": known.name if known else "",
         "state": "failed" if failed else "installed",
         "since": installed.since if installed else None,
-        "error": failed.error if failed else None,
+        "error": failed.words if failed else None,
         "containers": [
             {
                 "name": one.name,

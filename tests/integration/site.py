@@ -121,17 +121,20 @@ class Site:
             (folder / file.replace("__", ".")).write_text(text)
         return self.oci("component", "push", str(folder), self.ref(f"components/{name}:{version}"), *self.flags)
 
-    def deployment(self, name: str, version: str = "1.0.0", *, timeout: str = "0m30s", **parameters: str) -> None:
-        """Write a document of the state."""
+    def deployment(
+        self, name: str, version: str = "1.0.0", *, timeout: str = "0m30s", called: str = "", **parameters: str
+    ) -> None:
+        """Write a document of the state; its one component is `called` so, or as the deployment."""
+        called = called or name
         targets = "".join(
-            f"    {key}: {{value: {json.dumps(value)}, targets: [{{pointer: {key}, components: [{name}]}}]}}\n"
+            f"    {key}: {{value: {json.dumps(value)}, targets: [{{pointer: {key}, components: [{called}]}}]}}\n"
             for key, value in parameters.items()
         )
         repository = f"oci://{self.ref(f'components/{name}')}"
         (self.folder / "states").mkdir(exist_ok=True)
         (self.folder / "states" / f"{name}.yaml").write_text(
             f"id: {IDS[name]}\nmetadata: {{name: {name}, namespace: test}}\nspec:\n  applicationId: {name}\n"
-            f"  deploymentProfile:\n    type: compose\n    components:\n      - name: {name}\n        properties:\n"
+            f"  deploymentProfile:\n    type: compose\n    components:\n      - name: {called}\n        properties:\n"
             f"          {{repository: '{repository}', revision: {version}, timeout: {timeout}}}\n"
             f"  parameters:{' {}' if not targets else ''}\n{targets}"
         )
@@ -170,6 +173,11 @@ class Site:
                 f"{one.labels['org.margo.component']}/{one.labels['com.docker.compose.service']}": str(one.id)
                 for one in ours(client)
             }
+
+    def networks(self) -> set[str]:
+        """Return the networks that Compose made here."""
+        with self.looking() as client:
+            return {str(one.name) for one in client.networks.list(filters={"label": "com.docker.compose.project"})}
 
     def stop(self, component: str) -> None:
         """Stop a component's containers, as a power cut would."""

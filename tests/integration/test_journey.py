@@ -2,11 +2,13 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from tests.parts.engine import Engine
 from tests.parts.images import Images
 from tests.parts.registry import LocalRegistry
 
-HELLO, PUMP = 18101, 18102
+HELLO, PUMP, OTHER = 18101, 18102, 18104
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +40,21 @@ def site(tmp_path: Path, tls_registry: LocalRegistry, engine: Engine, web_image:
     site.push()
     yield site
     site.take_down()
+
+
+def answers(port: int) -> bool:
+    """Tell whether somebody listens on a port."""
+    with socket.socket() as door:
+        return door.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def listening(port: int) -> Iterator[None]:
+    """Hold a port as soon as it is free."""
+    while answers(port):
+        time.sleep(0.1)
+    with socket.create_server(("127.0.0.1", port)):
+        yield
 
 
 def test_a_pushed_state_runs_on_the_device(site: Site) -> None:
@@ -199,6 +216,117 @@ def test_a_pass_that_is_killed_is_finished_by_the_next(site: Site) -> None:
     assert report["outcome"] == "applied"
     assert {one["state"] for one in report["deployments"]} == {"installed"}
     assert (page(HELLO), page(PUMP)) == ("hello", "pump")
+
+
+def test_5_6_a_port_that_one_workload_gives_up_is_had_by_another_in_one_update(site: Site, web_image: str) -> None:
+    site.agent("once")
+    site.component("hello", "1.5.0", web(web_image, PUMP))  # comes first, and finds the port held
+    site.component("pump", "1.5.0", web(web_image, OTHER))
+    site.deployment("hello", "1.5.0", GREETING="hello")
+    site.deployment("pump", "1.5.0", GREETING="pump")
+    site.push()
+    report = site.agent("once")
+    assert {one["name"]: one["state"] for one in report["deployments"]} == {"hello": "installed", "pump": "installed"}
+    assert (page(PUMP), page(OTHER)) == ("hello", "pump")
+
+
+def test_5_5_a_component_with_another_name_keeps_its_port(site: Site) -> None:
+    site.agent("once")
+    site.deployment("hello", called="front", GREETING="renamed")
+    site.push()
+    assert site.agent("once")["outcome"] == "applied"
+    assert page(HELLO) == "renamed"
+    assert set(site.containers()) == {"front", "pump"}
+
+
+def test_what_dies_before_it_has_a_container_leaves_no_network(site: Site, web_image: str) -> None:
+    site.agent("once")
+    before = site.networks()
+    site.component("job", "2.0.0", web(web_image, OTHER, "    mem_limit: 1k\n"))  # which no engine takes
+    site.deployment("job", "2.0.0")
+    site.push()
+    assert "; taken down again" in site.agent("once", expect=5)["message"]
+    assert site.networks() == before
+
+
+def test_a_last_good_version_that_does_not_come_back_is_tried_again(site: Site, web_image: str) -> None:
+    site.agent("once")
+    site.stop("hello")
+    with listening(HELLO):
+        site.deployment("hello", GREETING="new")
+        site.push()
+        report = site.agent("once", expect=5)
+        assert "the last good version did not come back" in report["message"]
+        assert site.agent("status")["settled"] is False
+    report = site.agent("once", expect=5)
+    assert report["message"].endswith("the last good version is back")
+    assert {one["name"]: one["action"] for one in report["deployments"]} == {"hello": "restore", "pump": "keep"}
+    assert page(HELLO) == "hello"
+    assert site.agent("once", expect=5)["requests"] == 1
+
+
+def test_a_stop_does_not_wait_for_a_slow_component(site: Site, web_image: str) -> None:
+    slow = '    healthcheck: {test: ["CMD", "/bin/busybox", "false"], interval: 1s, retries: 500}\n'
+    site.component("job", "1.0.0", web(web_image, OTHER, slow))
+    site.deployment("job", timeout="5m0s")
+    site.push()
+    with site.running_agent() as agent:
+        while "job" not in site.containers():
+            time.sleep(0.1)
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(15) == 0
+    record = json.loads((site.folder / "state" / "record.json").read_text())
+    assert (record["unsure"], record["failed"], record["settled"]) == ([IDS["job"]], {}, False)
+
+
+def test_the_loop_says_failed_as_long_as_a_failure_stands(site: Site, web_image: str) -> None:
+    site.component("job", "1.0.0", web(web_image, OTHER, '    entrypoint: ["/bin/busybox", "false"]\n'))
+    site.deployment("job")
+    site.push()
+    with site.running_agent() as agent:
+        assert agent.stdout
+        first, second = (json.loads(agent.stdout.readline()) for _ in range(2))
+    assert (first["outcome"], second["outcome"], second["requests"]) == ("failed", "failed", 1)
+    assert second["message"].startswith("not tried again until something changes")
+
+
+def test_a_hang_up_reads_the_configuration_again(site: Site) -> None:
+    site.configure(interval="1h")
+    with site.running_agent() as agent:
+        assert agent.stdout
+        assert json.loads(agent.stdout.readline())["outcome"] == "applied"
+        site.configure(interval="rubbish")
+        agent.send_signal(signal.SIGHUP)
+        told = json.loads(agent.stdout.readline())
+        assert (told["outcome"], told["message"].partition(":")[0]) == ("failed", "the configuration stays as it was")
+        site.configure(interval="1h", source=site.ref("not/there:latest"))
+        agent.send_signal(signal.SIGHUP)
+        told = [json.loads(agent.stdout.readline()) for _ in range(2)]
+        assert [one["outcome"] for one in told] == ["unchanged", "unreachable"]
+        assert "not/there" in told[1]["message"]
+
+
+def test_nothing_is_imported_from_where_the_agent_was_started(site: Site) -> None:
+    for name in ("docker", "json", "margo_agent"):
+        (site.folder / f"{name}.py").write_text("raise SystemExit('imported what lay about')\n")
+    program = Path(sys.executable).with_name("margo-agent")
+    with subprocess.Popen(
+        [str(program), "run", "--config", "agent.yaml", "-o", "json"],
+        cwd=site.folder, env=site.environment, stdout=subprocess.PIPE, text=True,
+    ) as agent:  # fmt: skip
+        try:
+            assert agent.stdout
+            assert json.loads(agent.stdout.readline())["outcome"] == "applied"
+        finally:
+            agent.kill()
+
+
+def test_a_damaged_record_is_told_in_json_as_well(site: Site) -> None:
+    site.agent("once")
+    (site.folder / "state" / "record.json").write_text("{")
+    for command in ("once", "status", "restore", "plan"):
+        told = site.agent(command, expect=2)
+        assert (told["outcome"], "record.json: not usable JSON" in told["message"]) == ("failed", True)
 
 
 def test_the_loop_applies_what_is_new_and_stops_on_sigterm(site: Site) -> None:

@@ -1,18 +1,22 @@
 """A container engine and Docker Compose in memory: the real `Runtime` drives them.
 
-Each service has one container. One whose variable RECIPE is among `engine.spoiled` exits with 1; with
-`engine.away` set nothing answers; `engine.after` is called when something was done, and may cut the power.
+Each service has one container. One whose variable RECIPE is among `engine.spoiled` exits with 1, among
+`engine.slow` it never gets healthy, among `engine.stillborn` it leaves a network and no container, and in
+`engine.ports` it holds a port, which no other may hold. With `engine.away` set nothing answers; `engine.after` is
+called when something was done, and may cut the power.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from margo_agent.engine import Container, Engine, EngineUnavailable, PullFailed
+from margo_agent.generation import project_name
 from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL
+from margo_agent.pulling import LOOK_EVERY_S, Line
 from margo_agent.runtime import Runtime
 from margo_oci.auth import Credentials
 from margo_oci.compose import Compose
@@ -37,6 +41,21 @@ class Running:
     made_from: str
 
 
+class Clock:
+    """Time that passes only when somebody waits."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic_s(self) -> float:
+        """Return the time."""
+        return self.now_s
+
+    def sleep(self, pause_s: float) -> None:
+        """Let time pass."""
+        self.now_s += pause_s
+
+
 class SimulatedEngine(Engine):
     """Containers and images, and a log of what changed: `up pump`, `down pump`, `pull <image>`."""
 
@@ -45,7 +64,13 @@ class SimulatedEngine(Engine):
         self.all: dict[tuple[str, str], Running] = {}
         self.images: set[str] = set()
         self.unavailable_images: set[str] = set()
+        self.silent_images: set[str] = set()
+        self.networks: set[str] = set()
         self.spoiled: set[str] = set()
+        self.slow: set[str] = set()
+        self.stillborn: set[str] = set()
+        self.ports: dict[str, int] = {}
+        self.clock = Clock()
         self.away = False
         self.log: list[str] = []
         self.after: Callable[[str], None] = lambda _: None
@@ -78,31 +103,59 @@ class SimulatedEngine(Engine):
         self._answer()
         return image in self.images
 
-    def pull(self, image: str, credentials: Credentials | None) -> None:
-        """Pull an image, unless its registry does not have it."""
+    def projects(self, deployment: str) -> set[str]:
+        """Return the projects of which there is a network, or a container."""
+        self._answer()
+        projects = self.networks | {project for project, _ in self.all}
+        return {project for project in projects if project.endswith(project_name(deployment, ""))}
+
+    def pull(self, image: str, credentials: Credentials | None) -> Generator[Line, None, None]:
+        """Pull an image, unless its registry does not have it, or says nothing."""
         self._answer()
         if image in self.unavailable_images:
             raise PullFailed(f"pull {image}: manifest unknown")
+        yield {"id": "1", "status": "Downloading"}
+        while image in self.silent_images:
+            self.clock.sleep(LOOK_EVERY_S)
+            self.did(f"wait for {image}")
+            yield {"id": "1", "status": "Downloading"}  # the engine repeats itself
         self.images.add(image)
         self.did(f"pull {image}")
+        self._answer()
 
     def last_words(self, container: Container) -> str:
         """Return what a spoiled workload says."""
         return f"{container.component}: this recipe is spoiled"
 
     def up(self, project: str, model: Mapping[str, Any]) -> None:
-        """Make a project's containers; those that would be the same stay."""
+        """Make a project's containers; those that run and would be the same stay.
+
+        Raises ApplyError for a port that is held.
+        """
+        self.networks.add(project)
         for name, service in model["services"].items():
             made_from = _hash(service)
             before = self.all.get((project, name))
-            if not before or before.made_from != made_from:
-                self.all[project, name] = self._make(project, name, service, made_from)
+            if not before or before.made_from != made_from or before.container.status != "running":
+                self.all.pop((project, name), None)
+                made = self._make(project, name, service, made_from)
+                if made.recipe in self.stillborn:
+                    raise ApplyError("compose up: no such device")
+                free = self.ports.get(made.recipe) not in self._held
+                self.all[project, name] = made if free else _created(made)
+                if not free:
+                    raise ApplyError(f"compose up: port {self.ports[made.recipe]} is already allocated")
         self.did(f"up {_component(project)}")
 
     def down(self, project: str) -> None:
-        """Remove a project's containers."""
+        """Remove a project's containers and network."""
         self.all = {key: one for key, one in self.all.items() if key[0] != project}
+        self.networks.discard(project)
         self.did(f"down {_component(project)}")
+
+    @property
+    def _held(self) -> set[int]:
+        return {self.ports[recipe] for recipe in self.running.values() if recipe in self.ports}
 
     def did(self, what: str) -> None:
         """Note what was done."""
@@ -121,7 +174,7 @@ class SimulatedEngine(Engine):
             service=name,
             project=project,
             status="exited" if spoiled else "running",
-            health="",
+            health="starting" if recipe in self.slow else "",
             exit_code=int(spoiled),
         )
         return Running(container, recipe, made_from)
@@ -175,25 +228,15 @@ class SimulatedCompose(Compose):
             raise ApplyError(f"compose {verb}: Cannot connect to the Docker daemon. Is the docker daemon running?")
 
 
-class Clock:
-    """Time that passes only when somebody waits."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def monotonic_s(self) -> float:
-        """Return the time."""
-        return self.now_s
-
-    def sleep(self, pause_s: float) -> None:
-        """Let time pass."""
-        self.now_s += pause_s
-
-
-def runtime(engine: SimulatedEngine, compose: SimulatedCompose) -> Runtime:
+def runtime(
+    engine: SimulatedEngine, compose: SimulatedCompose, stopping: Callable[[], bool] = lambda: False
+) -> Runtime:
     """Return the real runtime on this engine."""
-    clock = Clock()
-    return Runtime(compose, engine, lambda _: Access(), clock.monotonic_s, clock.sleep)
+    return Runtime(compose, engine, lambda _: Access(), engine.clock.monotonic_s, engine.clock.sleep, stopping)
+
+
+def _created(made: Running) -> Running:
+    return replace(made, container=replace(made.container, status="created"))
 
 
 def _hash(service: Mapping[str, Any]) -> str:

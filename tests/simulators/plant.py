@@ -58,12 +58,12 @@ spec:
   deploymentProfile:
     type: compose
     components:
-      - name: {name}
+      - name: {called}
         properties: {{repository: oci://{host}/{component}, revision: 1.0.0}}
   parameters:
     recipe:
       value: "{recipe}"
-      targets: [{{pointer: RECIPE, components: [{name}]}}]
+      targets: [{{pointer: RECIPE, components: [{called}]}}]
 """
 _COMPOSE = {"services": {SERVICE: {"image": IMAGE, "environment": {"RECIPE": "${RECIPE}"}}}}
 
@@ -89,12 +89,18 @@ class Plant:
         self.key = new_key("fleet.pub")
         self.stranger = new_key("stranger.pub")
         self.component = self._publish_component()
+        self.image_digest = IMAGE_DIGEST
         self.device = Device(folder, self.sim, self.key.public)
 
-    def workload(self, name: str, recipe: str, *, locked: bool = True) -> Workload:
-        """Return a workload whose one container gets a recipe; another recipe is another revision of it."""
-        lock = Lock({f"oci://{HOST}/{COMPONENT}:1.0.0": self.component}, {IMAGE: IMAGE_DIGEST})
-        text = _DOCUMENT.format(id=id_of(name), name=name, recipe=recipe, host=HOST, component=COMPONENT)
+    def workload(self, name: str, recipe: str, *, locked: bool = True, component: str = "") -> Workload:
+        """Return a workload whose one container gets a recipe; another recipe is another revision of it.
+
+        Its one component is called `component`, or as the workload.
+        """
+        lock = Lock({f"oci://{HOST}/{COMPONENT}:1.0.0": self.component}, {IMAGE: self.image_digest})
+        text = _DOCUMENT.format(
+            id=id_of(name), name=name, called=component or name, recipe=recipe, host=HOST, component=COMPONENT
+        )
         return Workload(parse_deployment(text.encode(), what=f"{name}.yaml"), lock if locked else None)
 
     def publish(
@@ -179,6 +185,7 @@ class Device:
         self.credentials: Credentials | None = None
         self.lock_resolve = False
         self.scopes: Sequence[str] = [SCOPE]
+        self.stopping = False
         self.pauses: list[float] = []
 
     @property
@@ -209,6 +216,10 @@ class Device:
         """Say what a pass would do."""
         return self._reconciler().plan(self._report())
 
+    def restore(self) -> Report:
+        """Bring up what is installed."""
+        return self._reconciler().restore(self._report())
+
     def registry(self) -> Registry:
         """Reach the simulated registry, also where it is called by another name."""
         return Registry(self._access, transport_for=lambda _: self.sim.transport)
@@ -226,7 +237,7 @@ class Device:
     def _reconciler(self) -> Reconciler:
         compose = SimulatedCompose((), {}, self.engine)
         generations = Generations(self.folder, compose)
-        running = runtime(self.engine, compose)
+        running = runtime(self.engine, compose, lambda: self.stopping)
         return Reconciler(
             gatherer=Gatherer(
                 config=self._config(),

@@ -32,6 +32,9 @@ class Watched(Engine):
     def containers(self, deployment: str | None = None) -> Sequence[Container]:
         return [one for one in self.looks(self.clock[0]) if deployment in (None, one.deployment)]
 
+    def projects(self, deployment: str) -> set[str]:
+        return {one.project for one in self.containers(deployment)}
+
     def last_words(self, container: Container) -> str:
         return f"{container.name} says goodbye"
 
@@ -187,13 +190,13 @@ def test_5_5_five_minutes_are_the_timeout_if_none_is_given() -> None:
     assert (one.timeout_s, one.wait) == (300.0, True)
 
 
-def test_5_5_components_come_up_in_their_order_and_what_is_left_of_others_goes() -> None:
+def test_5_5_what_is_left_of_other_components_goes_and_then_components_come_up_in_their_order() -> None:
     stale = replace(container(health="healthy"), project=project_name(ID, "gone"))
     apply(lambda now_s: [container(health="healthy"), stale], part("web"), part("db", wait=False))
     assert [
+        ("down", project_name(ID, "gone")),
         ("up", project_name(ID, "web")),
         ("up", project_name(ID, "db")),
-        ("down", project_name(ID, "gone")),
     ] == NOTES
 
 

@@ -1,11 +1,21 @@
-"""How long the agent waits between two looks."""
+"""How long the agent waits between two looks, and what it tells of them."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_agent.loop import BACKOFF_LIMIT_S, pause_s
+from margo_agent.config import AgentConfig
+from margo_agent.loop import BACKOFF_LIMIT_S, Loop, Result, pause_s
+from margo_agent.printing import log, show
 from margo_agent.report import DeploymentReport, Report
+from margo_oci.errors import FormatError
+from tests.simulators.plant import running_plant
 
 
 def test_without_failures_it_is_the_interval_give_or_take_a_tenth() -> None:
@@ -77,3 +87,135 @@ def test_the_time_of_a_step_is_added_up_even_if_it_fails() -> None:
     with pytest.raises(ValueError, match="broken"), report.timed("fetch"):
         raise ValueError("broken")
     assert report.seconds == {"fetch": 1.25}
+
+
+class Looking:
+    """A loop at a simulated registry; its passes are the device's own, in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.plant = running_plant(folder)
+        self.told: list[Result] = []
+        self.passes = 0
+        self.config = self.plant.device._config()
+        self.loop = Loop(
+            config=self.config,
+            reload=lambda: self.config,
+            connect=lambda _: self.plant.device.registry(),
+            record_file=self.plant.device.record_file,
+            pass_=self._pass,
+            restore=self._restore,
+            interrupt=lambda: None,
+            tell=self.told.append,
+            chance=lambda: 0.5,
+        )
+
+    async def _pass(self, manifest: bytes | None) -> Result:
+        self.passes += 1
+        report = await asyncio.to_thread(lambda: self.plant.device.once(offered=manifest or b""))
+        return report.to_dict()
+
+    async def _restore(self) -> Result:
+        return self.plant.device.restore().to_dict()
+
+    def look(self, times: int = 1) -> Sequence[Result]:
+        """Look so many times; return what was told."""
+
+        async def looked() -> None:
+            async with self.plant.device.registry() as self.loop.registry:
+                for _ in range(times):
+                    await self.loop.look()
+
+        self.told.clear()
+        asyncio.run(looked())
+        return self.told
+
+
+@pytest.fixture
+def looking(tmp_path: Path) -> Looking:
+    """A loop whose device runs pump by recipe a."""
+    return Looking(tmp_path)
+
+
+def test_the_first_look_is_a_whole_pass_and_the_next_only_a_look(looking: Looking) -> None:
+    looking.look(3)
+    assert looking.passes == 1
+
+
+def test_the_same_news_is_told_once_with_what_it_cost(looking: Looking) -> None:
+    looking.look()
+    looking.loop.told = ()
+    looking.plant.sim.forget()
+    (told,) = looking.look(3)
+    assert (told["outcome"], told["counter"], told["requests"], told["bytesIn"]) == ("unchanged", 1, 1, 0)
+    assert told["layers"] == {"fetched": 0, "reused": 0}
+    assert [one["state"] for one in told["deployments"]] == ["installed"]
+    assert looking.passes == 1
+
+
+def test_a_failure_that_stands_is_never_told_as_unchanged(looking: Looking) -> None:
+    looking.plant.device.engine.spoiled.add("b")
+    looking.plant.publish(looking.plant.workload("pump", "b"), counter=2)
+    told = looking.look(4)
+    assert [one["outcome"] for one in told] == ["failed", "failed"]
+    assert told[1]["message"].startswith("not tried again until something changes: pump: component pump:")
+    assert told[1]["requests"] == 1
+    assert looking.passes == 1
+
+
+def test_a_refusal_that_stands_is_never_told_as_unchanged(looking: Looking) -> None:
+    looking.plant.device.key = looking.plant.stranger.public
+    assert [one["outcome"] for one in looking.look(3)] == ["refused"]
+
+
+def test_a_damaged_record_is_told_and_the_loop_goes_on(looking: Looking) -> None:
+    looking.plant.device.record_file.path.write_text("{")
+    asyncio.run(looking.loop._restore())
+    (told,) = looking.look(2)
+    assert (told["outcome"], "not usable JSON" in told["message"]) == ("failed", True)
+    assert looking.passes == 0
+
+
+def test_after_a_hang_up_the_configuration_is_another_and_the_first_look_a_whole_pass(looking: Looking) -> None:
+    looking.look()
+    assert not looking.loop._reloaded()
+    looking.config = replace(looking.config, interval_s=7.0)
+    looking.loop.hang_up()
+    assert looking.loop._reloaded()
+    assert looking.loop.config.interval_s == 7.0
+    looking.look(2)
+    assert looking.passes == 2
+
+
+def test_a_configuration_with_faults_is_told_and_the_old_one_stays(looking: Looking) -> None:
+    def reload() -> AgentConfig:
+        raise FormatError("agent.yaml:3: scopes: is missing")
+
+    looking.look()
+    looking.loop.reload = reload
+    looking.loop.hang_up()
+    assert not looking.loop._reloaded()
+    assert looking.told[-1] == {
+        "outcome": "failed",
+        "message": "the configuration stays as it was: agent.yaml:3: scopes: is missing",
+    }
+    looking.look()
+    assert looking.passes == 1
+
+
+def test_no_terminal_obeys_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "exited: \x1b[2J\x9b1m\x07\u202e\nforged line"
+    result = {"outcome": "failed", "message": evil, "deployments": [
+        {"id": "1", "name": "pump", "action": "update", "state": "failed", "error": evil}]}  # fmt: skip
+    log(result, "text")
+    printed = capsys.readouterr().out
+    assert all(char.isprintable() for char in printed.replace("\n", ""))
+    assert len(printed.splitlines()) == 2
+    report = Report("r", "d", outcome="failed", message=evil)
+    show(report, "text")
+    assert "\n  forged line" in capsys.readouterr().err
+    log(result, "json")
+    show(report, "json")
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert all(char.isprintable() for char in out.replace("\n", ""))
+    assert json.loads(out.splitlines()[0])["message"] == evil

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_agent.plan import Step, plan
+from margo_agent.plan import Ending, Step, plan, worth_another_try
 
 REVISIONS = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from(["1", "2", "3"]))
 
@@ -22,6 +22,8 @@ REVISIONS = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from(["1", "2"
         ({"a": "1"}, {"a": "3"}, {"a": "2"}, [Step("update", "a")]),
         ({"a": "1"}, {"a": "1"}, {"a": "2"}, [Step("keep", "a")]),
         ({}, {}, {"a": "2"}, [Step("remove", "a")]),
+        ({"a": ""}, {"a": "2"}, {"a": "2"}, [Step("restore", "a", held=True)]),
+        ({"a": ""}, {"a": "3"}, {"a": "2"}, [Step("update", "a")]),
     ],
 )
 def test_each_case_has_its_step(
@@ -65,3 +67,21 @@ def test_taking_the_steps_leads_to_what_is_desired_and_then_there_is_nothing_to_
 @given(REVISIONS, REVISIONS)
 def test_a_failed_revision_is_never_tried_again(running: dict[str, str], failed: dict[str, str]) -> None:
     assert {step.action for step in plan(running, failed, failed)} <= {"keep", "remove"}
+
+
+@pytest.mark.parametrize(
+    ("endings", "again"),
+    [
+        ("", ""),
+        ("failed", ""),
+        ("failed done", "0"),
+        ("done failed", ""),
+        ("failed failed", ""),
+        ("failed failed done failed", "01"),
+        ("failed kept undone", ""),
+    ],
+)
+def test_5_6_a_step_is_worth_another_try_if_another_one_was_done_after_it(endings: str, again: str) -> None:
+    words: list[Ending] = list(endings.split())  # type: ignore[arg-type]
+    steps = {Step("update", str(number)): word for number, word in enumerate(words)}
+    assert "".join(step.deployment for step in worth_another_try(steps)) == again

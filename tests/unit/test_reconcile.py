@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from margo_oci.content import digest_of
+from margo_oci.content import canonical_json, digest_of
 from margo_oci.errors import ApplyError, FormatError
+from margo_oci.manifest import IMAGE_MANIFEST
 from tests.simulators.engine import PowerCut
 from tests.simulators.faults import answers, unreachable
 from tests.simulators.plant import IMAGE, IMAGE_DIGEST, NOON, Plant, id_of
@@ -278,13 +279,106 @@ def test_a_failed_install_is_taken_down_again(plant: Plant) -> None:
     assert plant.device.record.failed == {}
 
 
-def test_a_last_good_version_that_does_not_come_back_is_told(plant: Plant) -> None:
+def test_5_6_a_last_good_version_that_does_not_come_back_is_tried_again_and_what_failed_is_not(plant: Plant) -> None:
     running(plant, pump="a")
     plant.device.engine.spoiled |= {"a", "b"}
     publish(plant, 2, pump="b")
     report = plant.device.once()
     assert report.outcome == "failed"
     assert "the last good version did not come back: component pump: service cell exited with 1" in report.message
+    assert (plant.device.record.unsure, plant.device.record.settled) == ((id_of("pump"),), False)
+    again = plant.device.once()
+    assert [(one.action, one.state) for one in again.deployments] == [("restore", "failed")]
+    assert "did not come back" in again.message
+    plant.device.engine.spoiled = {"b"}
+    back = plant.device.once()
+    assert [(one.action, one.state) for one in back.deployments] == [("restore", "failed")]
+    assert back.message.endswith("pump: this recipe is spoiled; the last good version is back")
+    assert plant.device.engine.running == {"pump": "a"}
+    assert (plant.device.record.unsure, plant.device.record.settled) == ((), True)
+    plant.device.engine.log.clear()
+    assert plant.device.once().outcome == "failed"
+    assert plant.device.engine.log == []
+
+
+def test_5_6_a_failed_install_that_cannot_be_taken_down_is_taken_down_later(plant: Plant) -> None:
+    plant.device.engine.spoiled.add("a")
+    publish(plant, 1, pump="a")
+
+    def stuck(what: str) -> None:
+        if what == "down pump":
+            raise ApplyError("compose down: container is stuck")
+
+    plant.device.engine.after = stuck
+    assert "it could not be taken down again: compose down: container is stuck" in plant.device.once().message
+    assert plant.device.record.unsure == (id_of("pump"),)
+    plant.device.engine.after = lambda _: None
+    plant.device.engine.networks.add(f"pump-{id_of('pump').replace('-', '')}")
+    assert plant.device.once().message.endswith("; taken down again")
+    assert plant.device.record.settled
+
+
+def test_5_6_what_is_unsure_is_put_back_when_the_next_revision_cannot_even_be_prepared(plant: Plant) -> None:
+    running(plant, pump="a")
+    plant.device.engine.spoiled |= {"a", "b"}
+    publish(plant, 2, pump="b")
+    plant.device.once()
+    plant.device.engine.spoiled.clear()
+    plant.device.engine.images.clear()
+    plant.device.engine.unavailable_images.add(PINNED_IMAGE)
+    publish(plant, 3, pump="c")
+    report = plant.device.once()
+    assert report.message.endswith("manifest unknown; the last good version is back")
+    assert plant.device.engine.running == {"pump": "a"}
+    assert (plant.device.record.unsure, plant.device.record.settled) == ((), False)
+
+
+def test_5_6_a_port_that_another_workload_gives_up_in_the_same_update_can_be_had(plant: Plant) -> None:
+    taker, giver = sorted(["pump", "valve"], key=id_of)  # the one that takes comes first, and finds it held
+    plant.device.engine.ports = {"a": 8080, "b": 8081, "c": 8082, "d": 8080}
+    running(plant, **{giver: "a", taker: "b"})
+    publish(plant, 2, **{giver: "c", taker: "d"})
+    report = plant.device.once()
+    assert (report.outcome, plant.device.engine.running) == ("applied", {giver: "c", taker: "d"})
+    assert [(one.name, one.state) for one in report.deployments] == [(taker, "installed"), (giver, "installed")]
+    assert plant.device.record.failed == {}
+
+
+def test_5_6_what_fails_twice_is_remembered_and_reported_once(plant: Plant) -> None:
+    first, second = sorted(["pump", "valve"], key=id_of)
+    running(plant, **{first: "a", second: "a"})
+    plant.device.engine.spoiled.add("b")
+    publish(plant, 2, **{first: "b", second: "c"})
+    report = plant.device.once()
+    assert [(one.name, one.state) for one in report.deployments] == [(first, "failed"), (second, "installed")]
+    assert plant.device.engine.log == [f"up {one}" for one in (first, first, second, first, first)]
+    assert plant.device.engine.running == {first: "a", second: "c"}
+    assert list(plant.device.record.failed) == [id_of(first)]
+
+
+def test_5_5_a_component_with_another_name_gets_the_port_of_the_old_one(plant: Plant) -> None:
+    plant.device.engine.ports = {"a": 8080}
+    running(plant, pump="a")
+    plant.publish(plant.workload("pump", "a", component="piston"), counter=2)
+    assert plant.device.once().outcome == "applied"
+    assert plant.device.engine.log == ["down pump", "up piston"]
+    assert plant.device.engine.running == {"piston": "a"}
+
+
+def test_5_4_a_component_that_goes_runs_on_until_what_comes_is_prepared(plant: Plant) -> None:
+    running(plant, pump="a")
+    plant.device.engine.images.clear()
+    plant.device.engine.unavailable_images.add(PINNED_IMAGE)
+    plant.publish(plant.workload("pump", "a", component="piston"), counter=2)
+    assert plant.device.once().outcome == "failed"
+    assert plant.device.engine.running == {"pump": "a"}
+
+
+def test_what_died_before_it_had_a_container_leaves_no_network(plant: Plant) -> None:
+    plant.device.engine.stillborn.add("a")
+    publish(plant, 1, pump="a")
+    assert "compose up: no such device; taken down again" in plant.device.once().message
+    assert plant.device.engine.networks == set()
 
 
 def test_a_compose_model_that_names_an_unlocked_image_fails_alone(plant: Plant) -> None:
@@ -369,6 +463,96 @@ def test_5_6_an_image_that_cannot_be_pulled_does_not_hold_up_the_others(plant: P
     publish(plant, 2, pump="b")
     assert plant.device.once().outcome == "failed"
     assert plant.device.engine.running == {"pump": "a"}
+
+
+@pytest.mark.parametrize("doing", [f"pull {PINNED_IMAGE}", "up pump", "down valve", "up mixer"])
+def test_an_engine_that_goes_away_in_any_step_leaves_it_to_be_done(plant: Plant, doing: str) -> None:
+    running(plant, pump="a", valve="a")
+    plant.device.engine.images.clear()
+    publish(plant, 2, pump="b", mixer="a")
+    lose_engine_after(plant, doing)
+    assert plant.device.once().outcome == "failed"
+    assert (plant.device.record.failed, plant.device.record.settled) == ({}, False)
+    names = {"up pump": ["pump"], "down valve": ["valve"], "up mixer": ["mixer"]}.get(doing, [])
+    assert list(plant.device.record.unsure) == [id_of(name) for name in names]
+    plant.device.engine.away = False
+    assert plant.device.once().outcome == "applied"
+    assert plant.device.engine.running == {"pump": "b", "mixer": "a"}
+
+
+@pytest.mark.parametrize("doing", ["up pump", "down valve"])
+def test_an_engine_that_was_restarted_under_composes_hands_is_not_the_workloads_fault(plant: Plant, doing: str) -> None:
+    running(plant, pump="a", valve="a")
+    publish(plant, 2, pump="b")
+
+    def restarted(what: str) -> None:
+        if what == doing:
+            plant.device.engine.after = lambda _: None
+            raise ApplyError('compose: error during connect: Post "http://docker.sock/v1": EOF')
+
+    plant.device.engine.after = restarted
+    assert "error during connect" in plant.device.once().message
+    assert plant.device.record.failed == {}
+    assert len(plant.device.record.unsure) == 1
+    assert plant.device.once().outcome == "applied"
+    assert plant.device.engine.running == {"pump": "b"}
+
+
+# Stopping, and waiting that ends
+
+
+def stop_at(plant: Plant, doing: str) -> None:
+    """Ask the agent to stop when something was just done."""
+
+    def after(what: str) -> None:
+        plant.device.stopping = plant.device.stopping or what == doing
+
+    plant.device.engine.after = after
+
+
+def test_a_stop_does_not_wait_for_a_component_to_come_up(plant: Plant) -> None:
+    running(plant, pump="a")
+    plant.device.engine.slow.add("b")
+    publish(plant, 2, pump="b")
+    stop_at(plant, "up pump")
+    begun_s = plant.device.engine.clock.now_s
+    report = plant.device.once()
+    assert "component pump: stopped on request: the next pass goes on from here" in report.message
+    assert plant.device.engine.clock.now_s - begun_s < 1
+    assert (plant.device.record.unsure, plant.device.record.failed) == ((id_of("pump"),), {})
+    plant.device.stopping = False
+    plant.device.engine.after = lambda _: None
+    plant.device.engine.slow.clear()
+    plant.device.engine.all.clear()
+    assert plant.device.once().outcome == "applied"
+
+
+def test_a_stop_does_not_wait_for_a_pull(plant: Plant) -> None:
+    plant.device.engine.silent_images.add(PINNED_IMAGE)
+    publish(plant, 1, pump="a")
+    stop_at(plant, f"wait for {PINNED_IMAGE}")
+    assert "stopped on request" in plant.device.once().message
+    assert plant.device.engine.clock.now_s < 1
+    assert plant.device.record.unsure == ()
+
+
+def test_a_stop_ends_a_restore_as_well(plant: Plant) -> None:
+    running(plant, pump="a")
+    plant.device.stopping = True
+    assert "stopped on request" in plant.device.restore().message
+
+
+def test_5_4_a_pull_that_gets_nowhere_is_given_up_and_tried_again(plant: Plant) -> None:
+    running(plant, pump="a")
+    plant.device.engine.images.clear()
+    plant.device.engine.silent_images.add(PINNED_IMAGE)
+    publish(plant, 2, pump="b")
+    report = plant.device.once()
+    assert report.message == f"pump: pull {PINNED_IMAGE}: nothing came for 300 s; nothing was changed"
+    assert plant.device.record.failed == {}
+    plant.device.engine.silent_images.clear()
+    assert plant.device.once().outcome == "applied"
+    assert plant.device.engine.running == {"pump": "b"}
 
 
 # Power that goes at the wrong moment
@@ -557,3 +741,22 @@ def test_a_state_is_verified_again_when_the_keys_of_the_policy_change(plant: Pla
     assert plant.device.engine.running == {"pump": "a"}
     plant.device.key = plant.key.public
     assert plant.device.once().outcome == "unchanged"
+
+
+def test_plan_counts_an_image_that_several_need_once(plant: Plant) -> None:
+    image = {
+        "schemaVersion": 2,
+        "mediaType": IMAGE_MANIFEST,
+        "config": _described(b"{}"),
+        "layers": [_described(b"1" * 98)],
+    }
+    data = canonical_json(image)
+    plant.sim.put_manifest("images/cell", "1", data)
+    plant.image_digest = digest_of(data)
+    plant.publish(plant.workload("pump", "a"), plant.workload("valve", "a"), counter=1)
+    report = plant.device.plan()
+    assert sorted(one.bytes or 0 for one in report.deployments) == [0, 100]
+
+
+def _described(data: bytes) -> dict[str, object]:
+    return {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest_of(data), "size": len(data)}

@@ -1,7 +1,7 @@
 """What the agent remembers: read back as it was, and never quietly begun anew."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +139,17 @@ def test_what_fails_leaves_what_was_good() -> None:
 def test_what_is_removed_is_forgotten() -> None:
     found = record().did_fail(ID, FAILURE).did_remove(ID)
     assert (found.installed, list(found.failed)) == ({}, [OTHER_ID])
+
+
+def test_a_failure_with_no_way_back_leaves_it_unsure_what_runs() -> None:
+    settled = Record(installed={ID: INSTALLED}, settled=True)
+    found = settled.did_fail(ID, FAILURE, sure=False)
+    assert (found.failed, found.unsure, found.settled) == ({ID: FAILURE}, (ID,), False)
+    assert found.did_fail(ID, FAILURE, sure=False).unsure == (ID,)
+    assert found.did_put_back(ID).unsure == ()
+    assert found.did_fail(ID, FAILURE).unsure == ()
+
+
+def test_a_failure_says_why_and_what_was_done_about_it() -> None:
+    assert FAILURE.words == "component web: exited with 1"
+    assert replace(FAILURE, since_then="taken down again").words == "component web: exited with 1; taken down again"

@@ -1,0 +1,40 @@
+"""Passes that hang: processes of their own, ended by the loop in the end."""
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from margo_agent.passes import Passes
+
+HANGS = "import time; print('begun', flush=True); time.sleep(600)"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {HANGS}"
+ORDERLY = (
+    "import signal, sys, time\n"
+    'def end(*_): print(\'{"outcome": "failed", "message": "stopped", "counter": 7}\'); sys.exit(5)\n'
+    "signal.signal(signal.SIGTERM, end); time.sleep(600)"
+)
+
+
+@pytest.mark.parametrize("code", [HANGS, STUBBORN, ORDERLY])
+def test_a_pass_that_hangs_is_ended_and_told_as_failed(code: str) -> None:
+    passes = Passes(config_file=Path("/agent.yaml"), program=[sys.executable, "-c", code], limit_s=1, grace_s=1)
+    begun_s = time.monotonic()
+    result = asyncio.run(passes.once(b"{}"))
+    assert (result["outcome"], result["message"]) == ("failed", "the pass was ended: not done after 1 s")
+    assert result.get("counter") == (7 if code == ORDERLY else None)
+    assert time.monotonic() - begun_s < 10
+
+
+def test_what_a_killed_pass_had_started_goes_with_it(tmp_path: Path) -> None:
+    child = f"open({str(tmp_path / 'child')!r}, 'w').write(str(__import__('os').getpid())); {HANGS}"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]); {STUBBORN}"
+    passes = Passes(config_file=Path("/agent.yaml"), program=[sys.executable, "-c", code], limit_s=2, grace_s=1)
+    asyncio.run(passes.restore())
+    status = Path(f"/proc/{(tmp_path / 'child').read_text()}/status")
+    deadline_s = time.monotonic() + 10
+    while status.exists() and "State:\tZ" not in status.read_text():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
