@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from margo_oci.access import Access
     from margo_oci.content import Descriptor
     from margo_oci.deployment import Deployment, parse_deployment
     from margo_oci.desired_state import DesiredState, Lock, build_layer, build_state, read_layers
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from margo_oci.keys import FileKey, PublicKey, Signer
     from margo_oci.manifest import Manifest
     from margo_oci.reference import Reference, parse_reference
-    from margo_oci.registry import Access, Registry
+    from margo_oci.registry import Registry
     from margo_oci.store import Store
     from margo_oci.transfer import fetch, open_state
     from margo_oci.trust import Policy, TrustAnything, Verified, verify
@@ -65,6 +66,7 @@ __all__ = [
 
 # Loaded when asked for: an idle device needs no cryptography, and so does not hold it in memory.
 _ROOMS = {
+    "access": ("Access",),
     "content": ("Descriptor",),
     "deployment": ("Deployment", "parse_deployment"),
     "desired_state": ("DesiredState", "Lock", "build_layer", "build_state", "read_layers"),
@@ -80,7 +82,7 @@ _ROOMS = {
     "keys": ("FileKey", "PublicKey", "Signer"),
     "manifest": ("Manifest",),
     "reference": ("Reference", "parse_reference"),
-    "registry": ("Access", "Registry"),
+    "registry": ("Registry",),
     "store": ("Store",),
     "transfer": ("fetch", "open_state"),
     "trust": ("Policy", "TrustAnything", "Verified", "verify"),

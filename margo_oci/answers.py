@@ -32,15 +32,19 @@ def next_page(link: str, *, asked: str) -> str:
     following = link
     try:
         following = urljoin(asked, link)
-        there, here = urlsplit(following), urlsplit(asked)
-        same = _origin(there.scheme, there.hostname, there.port) == _origin(here.scheme, here.hostname, here.port)
-        same = same and "@" not in there.netloc
+        elsewhere = not same_host(following, asked) or "@" in urlsplit(following).netloc
     except ValueError:
-        same = False
-    if not same:
+        elsewhere = True
+    if elsewhere:
         raise RegistryError(f"GET {shown(asked)}: its next page is elsewhere and not asked for: {shown(following)}")
     return following
 
 
-def _origin(scheme: str, host: str | None, port: int | None) -> tuple[str, str, int]:
-    return scheme, (host or "").lower(), port or (443 if scheme == "https" else 80)
+def same_host(one: str, other: str) -> bool:
+    """Tell whether two URLs lead to the same host and port in the same way, however they are written."""
+    return _origin(one) == _origin(other)
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)

@@ -110,7 +110,11 @@ class Challenge:
             parts = urlsplit(realm)
         except ValueError:
             parts = urlsplit("")
-        if parts.scheme not in (("https",) if secure else ("https", "http")) or not parts.hostname or parts.username:
+        if (
+            parts.scheme not in (("https",) if secure else ("https", "http"))
+            or not parts.hostname
+            or "@" in parts.netloc
+        ):
             raise RegistryError(f"the registry names a token service that is not used: {shown(realm)!r}")
         return realm
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 OUTSIDE_LIMIT_CHARS = 300
-_QUERY = re.compile(r"(?<=[^\s?])\?[^\s'\"<>)]+")
+_QUERY = re.compile(r"\?[^\s'\"<>)]*=[^\s'\"<>)]*|(?<=[^\s?])\?[^\s'\"<>)]+")
 _USERINFO = re.compile(r"//[^/\s'\"<>]*@")
 
 

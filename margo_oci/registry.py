@@ -10,18 +10,18 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 from urllib.parse import urljoin
-from urllib.request import getproxies_environment
 
 import httpx2
 
+from margo_oci.access import Access as Access  # whoever reads says how: both are found here
+from margo_oci.access import proxy_words, remedied
 from margo_oci.answers import next_page, retry_after_s
-from margo_oci.auth import TOKEN_LIMIT_BYTES, TOKEN_MARGIN_S, Challenge, Credentials, token_of
+from margo_oci.auth import TOKEN_LIMIT_BYTES, TOKEN_MARGIN_S, Challenge, token_of
 from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor, Verifier, check, digest_of, is_digest, parse_json
-from margo_oci.errors import FormatError, MargoError, NotFound, RegistryError, TrustError, said, shown
+from margo_oci.errors import MargoError, NotFound, RegistryError, TrustError, said, shown
 from margo_oci.manifest import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -30,7 +30,6 @@ from margo_oci.manifest import (
     REFERRER_COUNT_LIMIT,
     parse_index,
 )
-from margo_oci.proxy import Proxies
 from margo_oci.reference import Reference
 
 CONNECT_TIMEOUT_S = 10.0
@@ -43,59 +42,6 @@ PAGE_LIMIT_BYTES = 1024 * 1024
 MIRROR_PAUSE_S = 300.0  # how long a mirror that failed is not asked
 _MANIFESTS = ", ".join((IMAGE_MANIFEST, IMAGE_INDEX, DOCKER_MANIFEST, DOCKER_LIST))
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Access:
-    """How one registry host is reached, and as whom.
-
-    `ca_file` is trusted instead of the system's CAs, `extra_ca_files` besides them. `login` is asked for the
-    credentials of a repository when the registry wants them, and goes before `credentials`. Without `proxies` those
-    of the environment count. `mirrors` are asked first; their repositories stand in front of the reference's.
-    """
-
-    plain_http: bool = False
-    ca_file: Path | None = None
-    client_cert: Path | None = None
-    client_key: Path | None = None
-    credentials: Credentials | None = None
-    extra_ca_files: tuple[Path, ...] = ()
-    login: Callable[[str], Credentials | None] | None = field(default=None, compare=False, repr=False)
-    proxies: Proxies | None = None
-    proxy_ca_files: tuple[Path, ...] = ()
-    mirrors: tuple[Reference, ...] = ()
-
-    def who(self, repository: str) -> Credentials | None:
-        """Return who asks for a repository. Raises FormatError or RegistryError where that is kept elsewhere."""
-        return self.login(repository) if self.login else self.credentials
-
-    def tls(self) -> ssl.SSLContext:
-        """Return what to check the server's certificate with. Raises FormatError for an unusable file."""
-        return _context(self.ca_file, self.extra_ca_files, self.client_cert, self.client_key)
-
-    def proxy_for(self, host: str) -> str:
-        """Return the URL of the proxy to `host`; "" if there is none. It may hold a password."""
-        proxies = Proxies.of(getproxies_environment()) if self.proxies is None else self.proxies
-        return proxies.for_host(host, plain_http=self.plain_http)
-
-    def proxy_tls(self) -> ssl.SSLContext:
-        """Return what to check the certificate of a proxy with. Raises FormatError for an unusable file."""
-        return _context(None, self.proxy_ca_files)
-
-
-def _context(
-    ca_file: Path | None, extra: Sequence[Path], cert: Path | None = None, key: Path | None = None
-) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=ca_file) if ca_file else httpx2.create_ssl_context()
-        for file in extra:
-            context.load_verify_locations(file)
-        if cert:
-            context.load_cert_chain(cert, key, password="")
-    except (OSError, ssl.SSLError) as error:
-        files = ", ".join(str(file) for file in (ca_file, *extra, cert, key) if file)
-        raise FormatError(f"{files or 'SSL_CERT_FILE'}: not usable as certificates: {error}") from None
-    return context
 
 
 @dataclass
@@ -260,7 +206,7 @@ class Registry:
             return ()
         except RegistryError:
             # A mirror without the API has the tag that stands in for it; a registry that is away adds nothing.
-            if any(place.host not in self._paused_until_s for place in self._mirrors(reference)):
+            if self._mirrors(reference):
                 return ()
             raise
 
@@ -358,7 +304,7 @@ class Registry:
             raise RegistryError(f"{what}: no answer in time{self._via(reference.host)}") from None
         except httpx2.ProxyError as error:
             raise RegistryError(f"{what}: {proxy_words(self._proxy(reference.host), str(error))}") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ssl.SSLError) as error:
             raise RegistryError(f"{what}: {shown(_words(error))}{self._via(reference.host)}") from None
 
     @asynccontextmanager
@@ -456,7 +402,7 @@ class Registry:
             access = self.access(host)
             self._clients[host] = httpx2.AsyncClient(
                 transport=self.transport_for(host) if self.transport_for else None,
-                verify=access.tls(),
+                verify=True if self.transport_for else access.tls(),
                 proxy=self._proxy_transport(access, host),
                 trust_env=False,
                 http2=not access.plain_http,
@@ -536,16 +482,6 @@ class Body:
     chunks: AsyncIterator[bytes]
 
 
-def proxy_words(proxy: str, answer: str) -> str:
-    """Say that a proxy refused, and what to do."""
-    words = f"the proxy {shown(proxy)} answered {said(answer)}".rstrip()
-    return (
-        f"{words}: it wants a login it knows: http://user:password@host:port names one"
-        if answer.startswith("407")
-        else words
-    )
-
-
 def _unexpected(response: httpx2.Response, what: str) -> RegistryError:
     return RegistryError(
         f"{what}: the registry answered {response.status_code}", retry_after_s=retry_after_s(response.headers)
@@ -553,12 +489,11 @@ def _unexpected(response: httpx2.Response, what: str) -> RegistryError:
 
 
 def _words(error: Exception) -> str:
-    """Return the cause in words; the commonest mistake gets its remedy."""
+    """Return the cause in words."""
     cause: BaseException = error
     while inner := cause.__cause__ or cause.__context__:
         cause = inner.exceptions[0] if isinstance(inner, BaseExceptionGroup) else inner
     words = str(cause) or str(error) or type(error).__name__
     if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and (cause.errno or 0) > 0:
         words = os.strerror(cause.errno or 0)  # asyncio puts its own words in place of the system's
-    plain = any(sign in words for sign in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"))
-    return "the registry speaks plain HTTP: --plain-http (plainHttp: true) allows that" if plain else words
+    return remedied(words)

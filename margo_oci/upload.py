@@ -14,27 +14,35 @@ import requests
 from oras.container import Container
 from oras.provider import Registry as OrasRegistry
 
-from margo_oci.answers import retry_after_s
+from margo_oci.access import Access, proxy_words, remedied
+from margo_oci.answers import retry_after_s, same_host
 from margo_oci.auth import TOKEN_LIMIT_BYTES, TOKEN_MARGIN_S, Challenge, TokenRequest, token_of
 from margo_oci.content import Descriptor, digest_of
 from margo_oci.errors import RegistryError, said, shown
 from margo_oci.manifest import IMAGE_MANIFEST
 from margo_oci.reference import Reference
-from margo_oci.registry import Access, proxy_words
 
 TIMEOUT_S = (10.0, 60.0)
 ANSWER_LIMIT_BYTES = 64 * 1024  # what a registry says to a push: an error document at most
 _REPOSITORY = re.compile(r"/v2/(?P<repository>.+)/(?:blobs|manifests)/")
 _FOUND = (200, 301, 302, 303, 307, 308)  # where blobs are in a storage beside the registry, it redirects there
-_CAPABLE = {"Accept-Encoding": "identity", "User-Agent": "margo-oci"}
+AdapterFor = Callable[[Access], requests.adapters.BaseAdapter]
+_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "margo-oci"}
 
 
 class Uploader:
     """Pushes to one registry host; safe to use from several threads at once."""
 
-    def __init__(self, host: str, access: Access, elsewhere: Callable[[str], Access] = lambda _: Access()) -> None:
+    def __init__(
+        self,
+        host: str,
+        access: Access,
+        elsewhere: Callable[[str], Access] = lambda _: Access(),
+        *,
+        adapter_for: AdapterFor | None = None,
+    ) -> None:
         """Push to `host`; `elsewhere` says how another host is reached where the registry has uploads go on there."""
-        self.oras = _Oras(host, access, elsewhere)
+        self.oras = _Oras(host, access, elsewhere, adapter_for or _Adapter)
 
     def blob(self, reference: Reference, descriptor: Descriptor, data: bytes) -> bool:
         """Push a blob unless it is there; tell whether it was sent. Raises RegistryError."""
@@ -90,15 +98,17 @@ class _Grant:
 class _Oras(OrasRegistry):  # type: ignore[misc]  # oras has no types
     """oras without its blanket retries (it repeats a refused push for two minutes), with our logins."""
 
-    def __init__(self, host: str, access: Access, elsewhere: Callable[[str], Access]) -> None:
+    def __init__(self, host: str, access: Access, elsewhere: Callable[[str], Access], adapter_for: AdapterFor) -> None:
         super().__init__(host, insecure=access.plain_http)
+        self.adapter_for = adapter_for
         self.access = access
         self.elsewhere = elsewhere
         self.grants: dict[str, _Grant] = {}
+        self.repository = ""  # the last one in an address: an upload may go on at one without
         self._mounting = Lock()
         self._mounted: set[str] = set()
         self.session.trust_env = False  # proxies and CAs are the same as for reading; ~/.netrc is for others
-        self.session.headers.update(_CAPABLE)
+        self.session.headers.update(_HEADERS)
 
     def has(self, url: str) -> bool:
         """Tell whether the registry has a blob."""
@@ -107,6 +117,7 @@ class _Oras(OrasRegistry):  # type: ignore[misc]  # oras has no types
     def do_request(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, **body: Any) -> Any:
         """Send one request, and answer a 401 once."""
         headers = dict(headers or {})
+        self.repository = _repository(url) or self.repository
         response = self._send(url, method, headers, body)
         if response.status_code == requests.codes.unauthorized and self._is_home(url) and self._log_in(response, url):
             response = self._send(url, method, headers, body)
@@ -122,17 +133,15 @@ class _Oras(OrasRegistry):  # type: ignore[misc]  # oras has no types
             if not location.startswith("http"):  # oras takes it as a path here
                 usable = location.startswith("/")
             else:
-                usable = "@" not in parts.netloc and (parts.scheme == "https" or self._is_plain(parts.netloc))
+                plain = self._is_home(location) or self.elsewhere(parts.netloc).plain_http
+                usable = "@" not in parts.netloc and (parts.scheme == "https" or plain)
         except ValueError:
             usable = False
         if not usable:
             raise RegistryError(f"POST {shown(url)}: the upload is to go on at {shown(location)!r}: not followed")
 
-    def _is_plain(self, netloc: str) -> bool:
-        return (self.access if netloc == self.hostname else self.elsewhere(netloc)).plain_http
-
     def _is_home(self, url: str) -> bool:
-        return url.startswith(f"{self.prefix}://{self.hostname}/")
+        return same_host(url, f"{self.prefix}://{self.hostname}/")
 
     def _send(self, url: str, method: str, headers: dict[str, str], body: dict[str, Any]) -> requests.Response:
         # A registry may let the upload go on at another host: our login is not for that one.
@@ -146,7 +155,7 @@ class _Oras(OrasRegistry):  # type: ignore[misc]  # oras has no types
         """Send, and read the answer: no redirect is followed, no more than `limit_bytes` is read."""
         what = f"{method} {shown(url)}"
         host = urlsplit(url).netloc
-        access = self.access if host == self.hostname else self.elsewhere(host)
+        access = self.access if self._is_home(url) else self.elsewhere(host)
         proxy = access.proxy_for(host)
         self._mount(url, access)
         try:
@@ -173,23 +182,25 @@ class _Oras(OrasRegistry):  # type: ignore[misc]  # oras has no types
         origin = f"{parts.scheme}://{parts.netloc}/"
         with self._mounting:
             if origin not in self._mounted:
-                self.session.mount(origin, _Adapter(access))
+                self.session.mount(origin, self.adapter_for(access))
                 self._mounted.add(origin)
 
     def _authorization(self, url: str) -> str:
         """Return what is sent with a request, by a new token where the last one is about to expire."""
-        place = _repository(url)
+        place = _repository(url) or self.repository
         if (known := self.grants.get(place)) and known.until_s <= time.monotonic():
-            self._grant(known.challenge, url)
+            self._grant(known.challenge, place)
         return self.grants[place].authorization if place in self.grants else ""
 
     def _log_in(self, response: requests.Response, url: str) -> bool:
-        return self._grant(Challenge.parse(response.headers.get("WWW-Authenticate", "")), url)
+        return self._grant(
+            Challenge.parse(response.headers.get("WWW-Authenticate", "")), _repository(url) or self.repository
+        )
 
-    def _grant(self, challenge: Challenge, url: str) -> bool:
-        credentials = self.access.who(_repository(url))
+    def _grant(self, challenge: Challenge, place: str) -> bool:
+        credentials = self.access.who(place)
         if challenge.scheme == "basic" and credentials and credentials.username:
-            self.grants[_repository(url)] = _Grant(challenge, credentials.basic, float("inf"))
+            self.grants[place] = _Grant(challenge, credentials.basic, float("inf"))
             return True
         if challenge.scheme != "bearer":
             return False
@@ -204,7 +215,7 @@ class _Oras(OrasRegistry):  # type: ignore[misc]  # oras has no types
             )
         token = token_of(answer.content)
         until_s = time.monotonic() + token.life_s - TOKEN_MARGIN_S
-        self.grants[_repository(url)] = _Grant(challenge, token.bearer, until_s)
+        self.grants[place] = _Grant(challenge, token.bearer, until_s)
         return True
 
     def _ask_for_token(self, asked: TokenRequest) -> requests.Response:
@@ -275,7 +286,7 @@ def _reason(error: BaseException, proxy: str) -> str:
     causes = [error]
     while causes[-1].__context__ and isinstance(causes[-1].__context__, Exception):
         causes.append(causes[-1].__context__)
-    words = shown(str(causes[-1]) or type(causes[-1]).__name__)
+    words = remedied(shown(str(causes[-1]) or type(causes[-1]).__name__))
     if not proxy:
         return words
     if refused := re.search(r"Tunnel connection failed: (\d{3}[^'\")]*)", words):

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from margo_oci.access import Access
 from margo_oci.auth import Credentials
 from margo_oci.desired_state import check_scope
 from margo_oci.errors import FormatError, RegistryError
 from margo_oci.helper import ask_helper
 from margo_oci.proxy import Proxies, check_proxy
 from margo_oci.reference import HOST, REPOSITORY, Reference, parse_reference
-from margo_oci.registry import Access
 from margo_oci.yamldoc import Document, parse_yaml
 from margo_oci.yamldoc import Path as FieldPath
 

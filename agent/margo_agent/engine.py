@@ -154,7 +154,11 @@ class Engine:
     def _login(self, name: str, credentials: Credentials | None) -> Mapping[str, bytes]:
         login: bytes | None
         if credentials:
-            login = auth.encode_header({"username": credentials.username, "password": credentials.password})
+            login = auth.encode_header(
+                {"identitytoken": credentials.identity_token}
+                if credentials.identity_token
+                else {"username": credentials.username, "password": credentials.password}
+            )
         else:
             login = auth.get_config_header(self.client.api, auth.resolve_repository_name(name)[0])
         return {"X-Registry-Auth": login} if login else {}

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from margo_agent.engine import Container, Engine, EngineUnavailable, PullFailed
 from margo_agent.generation import Generation, Part
 from margo_agent.pulling import PULL_LIMIT_S, PULL_STALL_S, Patience
+from margo_oci.access import Access
+from margo_oci.auth import Credentials
 from margo_oci.compose import Compose
-from margo_oci.errors import ApplyError
+from margo_oci.errors import ApplyError, MargoError
 from margo_oci.reference import parse_image
-from margo_oci.registry import Access
 
 SETTLE_S = 2.0  # how long a workload without a health check must stay up before it counts as up
 LOOK_EVERY_S = 0.2
@@ -48,11 +49,19 @@ class Runtime:
     def _pull(self, image: str) -> None:
         patience = Patience(self.monotonic_s(), self.pull_stall_s, self.pull_limit_s)
         self.go_on()
-        with closing(self.engine.pull(image, self.access(parse_image(image).host).credentials)) as lines:
+        with closing(self.engine.pull(image, self._who(image))) as lines:
             for line in lines:
                 self.go_on()
                 if enough := patience.hear(line, self.monotonic_s()):
                     raise PullFailed(f"pull {image}: {enough}")
+
+    def _who(self, image: str) -> Credentials | None:
+        """Return who asks for an image. Raises PullFailed if that cannot be had now."""
+        reference = parse_image(image)
+        try:
+            return self.access(reference.host).who(reference.repository)
+        except MargoError as error:
+            raise PullFailed(f"pull {image}: {error}") from None
 
     def apply(self, generation: Generation) -> None:
         """Make the engine run exactly this generation; what it does not change keeps its containers.

@@ -108,8 +108,6 @@ async def _push(
     counter: int | None,
     created: str,
 ) -> tuple[Release, Mapping[str, str]]:
-    from margo_oci.upload import Uploader
-
     deployments = [document.deployment for document in documents]
     names = {deployment.id: deployment.name for deployment in deployments}
     async with session.registry(reference) as registry:
@@ -124,7 +122,7 @@ async def _push(
             known = {layer.digest for layer in current.manifest.layers} if current else set()
             new = frozenset(layer.descriptor.digest for layer in layers) - known
             return Release(reference=reference, state=planned.state, uploaded=new, changed=planned.changed), names
-        uploader = Uploader(reference.host, session.access(reference)(reference.host))
+        uploader = session.uploader(reference)
         publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC), peers)
         with session.progress("pushing", len(layers)) as progress:
             release = await publisher.publish(
@@ -204,8 +202,6 @@ def component_push(session: Session, folder: Path, reference: Reference, key_fil
     signer = load_signer(key_file) if key_file else None
 
     async def upload() -> bool:
-        from margo_oci.upload import Uploader
-
         async with session.registry(reference) as registry:
             try:
                 before = await registry.digest(reference)
@@ -215,7 +211,7 @@ def component_push(session: Session, folder: Path, reference: Reference, key_fil
                 say(
                     f"warning: {reference} moves from {before}: states that were published keep what they are locked to"
                 )
-            uploader = Uploader(reference.host, session.access(reference)(reference.host))
+            uploader = session.uploader(reference)
             await asyncio.to_thread(uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
             sent = await asyncio.to_thread(uploader.blob, reference, artifact.manifest.layers[0], artifact.layer)
             if before != artifact.manifest.digest:

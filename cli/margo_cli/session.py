@@ -15,6 +15,7 @@ from urllib.request import getproxies_environment
 
 import click
 
+from margo_oci.access import Access
 from margo_oci.compose import Compose, find_compose
 from margo_oci.content import Descriptor
 from margo_oci.credentials import AuthFiles
@@ -23,7 +24,7 @@ from margo_oci.host_certificates import Certificates, certificate_folders, find_
 from margo_oci.keys import KEY_LIMIT_BYTES, FileKey, PasswordNeeded, PublicKey
 from margo_oci.proxy import Proxies, proxy_host
 from margo_oci.reference import Reference, parse_reference
-from margo_oci.registry import Access, Registry
+from margo_oci.registry import Registry
 from margo_oci.store import Store
 
 if TYPE_CHECKING:

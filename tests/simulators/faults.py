@@ -56,6 +56,15 @@ def unreachable(request: httpx2.Request, _: httpx2.Response) -> httpx2.Response:
     raise httpx2.ConnectError("connection refused", request=request)
 
 
+def breaks(error: Exception) -> Fault:
+    """Have the connection end in an error of its own."""
+
+    def fault(_: httpx2.Request, __: httpx2.Response) -> httpx2.Response:
+        raise error
+
+    return fault
+
+
 def silent(request: httpx2.Request, _: httpx2.Response) -> httpx2.Response:
     """Take the question and never answer."""
     raise httpx2.ReadTimeout("", request=request)

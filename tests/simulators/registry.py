@@ -163,7 +163,10 @@ class SimulatedRegistry:
         return httpx2.Response(404, text="404 page not found\n")
 
     def _token(self, request: httpx2.Request, login: Login) -> httpx2.Response:
-        if request.headers.get("Authorization") != login.credentials.basic:
+        known = request.headers.get("Authorization") == login.credentials.basic
+        if token := login.credentials.identity_token:
+            known = request.method == "POST" and f"refresh_token={token}&" in f"{request.content.decode()}&"
+        if not known:
             return httpx2.Response(401, json={"details": "incorrect username or password"})
         return httpx2.Response(200, json={"token": login.token})
 

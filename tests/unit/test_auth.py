@@ -51,6 +51,7 @@ def test_the_scheme_is_one_that_registries_speak(header: str, scheme: str) -> No
         "https:///token",
         "https://user@auth.example/token",
         "https://user:password@auth.example/token",
+        "https://:password@auth.example/token",
         "https://[",
         "https://[::1",
         "https://auth.example]",
@@ -62,6 +63,7 @@ def test_an_address_that_is_no_token_service_is_not_asked(realm: str) -> None:
         Challenge("bearer", {"realm": realm}).token_url(secure=False)
     assert str(refused.value).startswith("the registry names a token service that is not used: ")
     assert "user" not in str(refused.value)
+    assert "password" not in str(refused.value)
 
 
 def test_a_registry_with_tls_cannot_lead_to_a_token_service_without() -> None:
@@ -110,3 +112,58 @@ def test_credentials_are_sent_and_never_shown() -> None:
     assert credentials.basic == "Basic dXNlcjpwYXNzOnfDtnJk"
     assert "wörd" not in repr(credentials)
     assert "wörd" not in str([credentials])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (f'Basic realm="x", {BEARER}',),
+        (f'{BEARER}, Basic realm="x"',),
+        ('Basic realm="x"', BEARER),
+        (f'Negotiate YIIabc==, Digest realm="a, Basic b", nonce=n, {BEARER}',),
+    ],
+)
+def test_of_several_challenges_a_token_is_preferred(headers: tuple[str, ...]) -> None:
+    challenge = Challenge.parse(*headers)
+    assert challenge.scheme == "bearer"
+    assert challenge.parameters["realm"] == "https://auth.example/token"
+    assert challenge.parameters["scope"] == "repository:a/b:pull"
+
+
+def test_without_a_token_service_it_is_the_password() -> None:
+    assert Challenge.parse("Negotiate", 'Digest realm="d", Basic realm="b"') == Challenge("basic", {"realm": "b"})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Bearer realm=https://auth.example/token,service=registry.example,scope=repository:a/b:pull",
+        'bearer Realm = "https://auth.example/token" , SERVICE="registry.example",Scope="repository:a/b:pull"',
+        r'Bearer realm="https://auth.example\/token",service="registry.example",scope="repository:a/b:pull"',
+    ],
+)
+def test_parameters_may_stand_without_quotes_and_with_blanks(header: str) -> None:
+    assert Challenge.parse(header).token_url(secure=True) == Challenge.parse(BEARER).token_url(secure=True)
+
+
+def test_a_challenge_without_end_is_read_to_its_limit() -> None:
+    assert Challenge.parse('Bearer realm="' * 100_000).scheme in ("", "bearer")
+
+
+def test_an_identity_token_is_sent_in_a_form() -> None:
+    asked = Challenge.parse(BEARER).token_request(Credentials("", "", "refresh me"), secure=True)
+    assert (asked.method, asked.url) == ("POST", "https://auth.example/token")
+    assert asked.body.decode() == (
+        "grant_type=refresh_token&service=registry.example&scope=repository%3Aa%2Fb%3Apull"
+        "&client_id=margo-oci&refresh_token=refresh+me"
+    )
+    assert "refresh" not in repr(asked)
+
+
+@pytest.mark.parametrize(
+    ("said", "life_s"),
+    [("", 60.0), (',"expires_in":300', 300.0), (',"expires_in":-1', 60.0), (',"expires_in":"7"', 60.0),
+     (',"expires_in":true', 60.0), (',"expires_in":1e9', 60.0), (',"expires_in":99999999999', 86400.0)],
+)  # fmt: skip
+def test_a_token_lives_as_long_as_its_service_says(said: str, life_s: float) -> None:
+    assert token_of(f'{{"token":"abc"{said}}}'.encode()).life_s == life_s

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from margo_agent.config import load_config
 from margo_oci.auth import Credentials
-from margo_oci.errors import FormatError
+from margo_oci.errors import FormatError, RegistryError
+from margo_oci.reference import Reference
 from margo_oci.registry import Access
 from tests.parts.certs import Authority
 
@@ -145,6 +146,28 @@ def test_a_key_of_trust_that_is_unknown_is_guessed(tmp_path: Path) -> None:
          "7: registries.a.example.plainHttp: true or false is expected, got 'yes'"),
         ("stateDir: state", "stateDir: state\nregistries: {a.example: {username: x}}",
          "7: registries.a.example: username and passwordFile go together"),
+        ("stateDir: state", "stateDir: state\nregistries: {a.example: {mirrors: mirror.plant}}",
+         "7: registries.a.example.mirrors: a list with at least one entry is expected, as in [mirror.plant"),
+        ("stateDir: state", "stateDir: state\nregistries: {a.example: {mirrors: ['http://mirror.plant']}}",
+         "7: registries.a.example.mirrors: 'http://mirror.plant': host or host/prefix is expected"),
+        ("stateDir: state", "stateDir: state\nregistries: {a.example: {mirrors: [mirror.plant/UPPER]}}",
+         "7: registries.a.example.mirrors: 'mirror.plant/UPPER': host or host/prefix is expected"),
+        ("stateDir: state", "stateDir: state\nregistries: {a.example: {mirrors: [a.example]}}",
+         "7: registries.a.example.mirrors: 'a.example': a registry is no mirror of itself"),
+        ("stateDir: state", "stateDir: state\nproxy: http://proxy.plant:3128", "7: proxy: a map is expected"),
+        ("stateDir: state", "stateDir: state\nproxy: {noProxy: [a]}", "7: proxy.url: is missing"),
+        ("stateDir: state", "stateDir: state\nproxy: {url: 'socks5://me:secret@proxy.plant'}",
+         "7: proxy.url: 'socks5://proxy.plant': http://host:port or https://host:port is expected"),
+        ("stateDir: state", "stateDir: state\nproxy: {url: 'http://proxy.plant', noproxy: [a]}",
+         "7: proxy.noproxy: unknown: did you mean noProxy?"),
+        ("stateDir: state", "stateDir: state\nproxy: {url: 'http://proxy.plant', caFile: gone.pem}",
+         "7: proxy.caFile: "),
+        ("stateDir: state", "stateDir: state\nproxy: {url: 'https://proxy.plant', caFile: agent.yaml}",
+         "7: proxy.caFile: "),
+        ("stateDir: state", "stateDir: state\nregistries: {a.example: {credentialHelper: gone}}",
+         "7: registries.a.example.credentialHelper: "),
+        ("stateDir: state", "stateDir: state\nregistries: {a.example: {credentialHelper: agent.yaml, username: x}}",
+         "7: registries.a.example: credentialHelper stands in place of username and passwordFile"),
         ("stateDir: state", "stateDir: state\nregistries: {a.example: {clientKey: agent.yaml}}",
          "7: registries.a.example: clientCert and clientKey go together"),
     ],
@@ -205,3 +228,44 @@ def test_any_text_is_a_configuration_or_a_format_error(text: str) -> None:
         file.write_bytes(text.encode())
         with pytest.raises(FormatError):
             load_config(file)
+
+
+def test_a_proxy_is_for_all_registries_but_those_with_one_of_their_own(tmp_path: Path) -> None:
+    Authority.create(tmp_path)
+    config = load_config(written(tmp_path, SMALLEST + """\
+proxy: {url: "https://plant:proxy-secret@proxy.plant:3128", noProxy: [.plant], caFile: ca.pem}
+registries:
+  a.example: {plainHttp: true}
+  b.example: {proxy: {url: "http://other.plant:3128"}}
+"""))  # fmt: skip
+    everywhere = "https://plant:proxy-secret@proxy.plant:3128"
+    assert config.access("registry.example").proxy_for("registry.example") == everywhere
+    assert config.access("a.example").proxy_for("a.example") == everywhere
+    assert config.access("registry.plant").proxy_for("registry.plant") == ""
+    assert config.access("a.example").proxy_ca_files == (tmp_path / "ca.pem",)
+    assert config.access("b.example").proxy_for("b.example") == "http://other.plant:3128"
+    assert config.access("b.example").proxy_ca_files == ()
+    assert "proxy-secret" not in repr(config)
+
+
+def test_mirrors_are_read_in_their_order(tmp_path: Path) -> None:
+    text = SMALLEST + "registries: {a.example: {mirrors: ['mirror.plant:5000/cache/hub', other.plant]}}\n"
+    mirrors = load_config(written(tmp_path, text)).access("a.example").mirrors
+    assert mirrors == (Reference("mirror.plant:5000", "cache/hub"), Reference("other.plant", ""))
+
+
+def test_a_credential_helper_is_asked_when_a_login_is_needed(tmp_path: Path) -> None:
+    helper = tmp_path / "helper"
+    helper.write_text("#!/bin/sh\ncat >asked-\"$1\"; cat kept\n".replace("asked", f"{tmp_path}/asked").replace(
+        "kept", f"{tmp_path}/kept"))  # fmt: skip
+    helper.chmod(0o755)
+    access = load_config(written(tmp_path, SMALLEST + "registries: {a.example: {credentialHelper: helper}}\n")).access(
+        "a.example"
+    )
+    assert not (tmp_path / "asked-get").exists()
+    (tmp_path / "kept").write_text('{"Username": "edge-17", "Secret": "sec ret"}')
+    assert access.who("fleet/edge-17") == Credentials("edge-17", "sec ret")
+    assert (tmp_path / "asked-get").read_text() == "a.example"
+    (tmp_path / "kept").unlink()
+    with pytest.raises(RegistryError, match=r"registries\.a\.example: .*/helper get for a\.example ended with 1"):
+        access.who("fleet/edge-17")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from margo_oci import helper as helpers
 from margo_oci.auth import Credentials
 from margo_oci.credentials import AuthFiles
 from margo_oci.errors import FormatError
@@ -182,5 +183,71 @@ def test_a_helper_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_helper_that_could_not_keep_a_login_does_not_pass_for_one_that_did(tmp_path: Path, helper: Path) -> None:
     (helper / "docker-credential-shelf").write_text("#!/bin/sh\necho 'the keyring is locked' >&2\nexit 1\n")
     files = AuthFiles((auth_file(tmp_path / "config.json", credsStore="shelf"),))
-    with pytest.raises(FormatError, match="docker-credential-shelf"):
+    with pytest.raises(FormatError, match=r"docker-credential-shelf could not keep the login for registry\.example"):
         files.save("registry.example", Credentials("user", "secret"))
+
+
+@pytest.mark.parametrize(
+    ("repository", "who"),
+    [("team/line-1/edge-17", "line"), ("team/line-1", "line"), ("team/line-10", "team"), ("team", "team"),
+     ("teams", "host"), ("", "host")],
+)  # fmt: skip
+def test_the_longest_key_about_a_repository_counts(repository: str, who: str, tmp_path: Path) -> None:
+    auths = {
+        "registry.example/team": entry("team", "t"),
+        "registry.example": entry("host", "h"),
+        "registry.example/team/line-1": entry("line", "l"),
+        "registry.example:5000/team": entry("other", "o"),
+    }
+    found = AuthFiles((auth_file(tmp_path / "a", auths),)).find("registry.example", repository)
+    assert found
+    assert found.username == who
+
+
+def test_a_login_for_a_part_is_none_for_the_rest(tmp_path: Path) -> None:
+    files = AuthFiles((auth_file(tmp_path / "a", {"registry.example/team": entry("team", "t")}),))
+    assert files.find("registry.example") is None
+    assert files.find("registry.example", "other/repo") is None
+
+
+def test_a_logout_leaves_the_logins_of_parts(tmp_path: Path) -> None:
+    auths = {"registry.example": entry("h", "h"), "registry.example/team": entry("t", "t"),
+             "https://registry.example/v1/": entry("o", "o")}  # fmt: skip
+    file = auth_file(tmp_path / "a", auths)
+    assert AuthFiles((file,)).remove("registry.example")
+    assert list(json.loads(file.read_text())["auths"]) == ["registry.example/team"]
+
+
+def test_an_identity_token_is_found_beside_an_empty_password(tmp_path: Path) -> None:
+    kept = {**entry("00000000-0000-0000-0000-000000000000", ""), "identitytoken": "refresh-me"}
+    found = AuthFiles((auth_file(tmp_path / "a", {"registry.example": kept}),)).find("registry.example")
+    assert found
+    assert found.identity_token == "refresh-me"
+    assert "refresh-me" not in repr(found)
+
+
+def test_a_helper_says_by_the_name_that_it_is_an_identity_token(tmp_path: Path, helper: Path) -> None:
+    (helper / "kept").write_text('{"Username":"<token>","Secret":"refresh-me"}')
+    files = AuthFiles((auth_file(tmp_path / "config.json", credsStore="shelf"),))
+    assert files.find("registry.example") == Credentials("", "", "refresh-me")
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo 'the keyring is locked'; exit 3", "get for registry.example ended with 3: the keyring is locked"),
+        ("exit 3", "get for registry.example ended with 3: no word why"),
+        ("printf '\\033[31mred'; exit 1", r"ended with 1:  ?\[31mred"),
+        ("yes", "it said more than 65536 bytes"),
+        ("exec sleep 5", "no answer within 0 s"),
+        ("exec >&-; exec sleep 5", "no answer within 0 s"),
+    ],
+)
+def test_a_helper_that_fails_is_told_and_never_waited_for_long(
+    script: str, message: str, tmp_path: Path, helper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helpers, "HELPER_TIMEOUT_S", 0.3)
+    (helper / "docker-credential-shelf").write_text(f"#!/bin/sh\n{script}\n")
+    file = auth_file(tmp_path / "config.json", credsStore="shelf")
+    with pytest.raises(FormatError, match=f"{file}: .*docker-credential-shelf.*{message}"):
+        AuthFiles((file,)).find("registry.example")

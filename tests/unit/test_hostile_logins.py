@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from margo_oci.auth import Credentials
-from margo_oci.errors import RegistryError
+from margo_oci.content import Descriptor
+from margo_oci.errors import MargoError, RegistryError
+from margo_oci.proxy import Proxies
 from margo_oci.reference import parse_reference
 from margo_oci.registry import Access, Registry
-from tests.simulators.faults import answers, endless, redirects, says
+from tests.simulators.faults import answers, cut_after, endless, redirects, says, silent, tampers, unreachable
 from tests.simulators.plant import HOST, SOURCE, Plant, ask, registry_with_tags, running_plant
-from tests.simulators.registry import Login
+from tests.simulators.registry import Fault, Login
 from tests.simulators.verdicts import assert_refused, assert_unreachable
 
 SOURCE_MANIFEST = "manifests/latest"
@@ -174,3 +176,107 @@ def test_a_registry_written_another_way_gets_its_login_all_the_same(host: str) -
 
     asyncio.run(read())
     assert [one.status for one in sim.requests] == [401, 200]
+
+
+SECRETS = ("home-secret", "token-of-this-day", "refresh-secret", "signed-secret", "proxy-secret")
+WHO = {
+    "basic": Credentials("edge-17", "home-secret"),
+    "bearer": Credentials("edge-17", "home-secret"),
+    "identity": Credentials("", "", "refresh-secret"),
+}
+
+
+@pytest.mark.parametrize("who", list(WHO))
+@pytest.mark.parametrize("on", ["", "manifests", "blobs", "tags/list", "token"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        answers(401, {"WWW-Authenticate": 'Bearer realm="https://me:home-secret@auth.example/?s=signed-secret"'}),
+        answers(403),
+        answers(407),
+        answers(416),
+        answers(500, body=b"home-secret refresh-secret"),
+        answers(200, body=b"home-secret"),
+        endless,
+        cut_after(3),
+        silent,
+        unreachable,
+        tampers(b"home-secret"),
+        redirects("https://cdn.example/?sig=signed-secret"),
+        redirects("http://cdn.example/?sig=signed-secret"),
+        redirects("https://me:home-secret@cdn.example/?sig=signed-secret"),
+        redirects("https://[home-secret"),
+        says({"Link": '<https://me:home-secret@cdn.example/?sig=signed-secret>; rel="next"'}),
+        says({"Docker-Content-Digest": "sha256:\x7f" + "x" * 5000}),
+        says({"Content-Encoding": "gzip"}),
+    ],
+)
+def test_7_9_no_error_shows_a_secret(fault: Fault, on: str, who: str) -> None:
+    sim = registry_with_tags("latest")
+    login = Login(credentials=WHO[who], scheme="basic" if who == "basic" else "bearer")
+    sim.login = login
+    sim.put_blob(SOURCE.repository, b"x" * 100)
+    sim.fail(fault, on=on, times=3)
+
+    async def everything(registry: Registry) -> None:
+        await registry.manifest(SOURCE)
+        await registry.small_blob(SOURCE, Descriptor.of(b"x" * 100, "text/plain"), limit_bytes=1000)
+        await registry.digest(SOURCE)
+        await registry.tags(SOURCE)
+
+    try:
+        ask(sim, everything, credentials=login.credentials)
+    except MargoError as error:
+        shown = f"{error} {login.credentials!r}"
+    else:
+        return
+    assert not [secret for secret in SECRETS if secret in shown], shown
+    assert str(shown).isprintable()
+    assert len(shown) < 2000
+
+
+def test_7_9_settings_do_not_show_their_secrets() -> None:
+    proxy = "http://plant:proxy-secret@proxy.plant:3128"
+    access = Access(credentials=WHO["basic"], proxies=Proxies(proxy, proxy))
+    shown = f"{access!r} {Registry(lambda _: access)!r} {WHO['identity']!r}"
+    assert not [secret for secret in SECRETS if secret in shown], shown
+
+
+def test_a_token_without_the_right_is_told_as_that(plant: Plant) -> None:
+    logged_in(plant, Login(credentials=EDGE, scheme="bearer"))
+    wanted = (
+        'Bearer realm="https://auth.example/token",scope="repository:fleet/edge-17:pull",error="insufficient_scope"'
+    )
+    plant.sim.fail(answers(401, {"WWW-Authenticate": wanted}), on=SOURCE_MANIFEST, times=2)
+    assert_unreachable(plant, "401: the right repository:fleet/edge-17:pull is missing: ask for it, or log in as")
+
+
+def test_a_token_is_fetched_once_however_many_ask_at_once() -> None:
+    sim = registry_with_tags(*"abcdefgh")
+    sim.login = Login(credentials=EDGE, scheme="bearer")
+
+    async def all_at_once(registry: Registry) -> None:
+        await asyncio.gather(*(registry.manifest(SOURCE.at(tag)) for tag in "abcdefgh"))
+
+    ask(sim, all_at_once, credentials=EDGE)
+    assert [one.host for one in sim.requests].count("auth.example") == 1
+
+
+def test_a_login_is_asked_for_when_the_registry_wants_it_and_again_when_it_is_refused() -> None:
+    sim = registry_with_tags("latest")
+    asked: list[str] = []
+    access = Access(login=lambda repository: asked.append(repository) or EDGE)  # type: ignore[func-returns-value]
+
+    async def looks() -> None:
+        async with Registry(lambda _: access, transport_for=lambda _: sim.transport) as registry:
+            await registry.manifest(SOURCE)
+            assert asked == []
+            sim.login = Login(credentials=EDGE)
+            await registry.manifest(SOURCE)
+            await registry.manifest(SOURCE)
+            assert asked == [SOURCE.repository]
+            sim.fail(answers(401, {"WWW-Authenticate": "Basic"}))
+            await registry.manifest(SOURCE)
+
+    asyncio.run(looks())
+    assert asked == [SOURCE.repository] * 2

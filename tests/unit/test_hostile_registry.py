@@ -1,6 +1,8 @@
 """Whatever a registry answers, a device keeps what runs and says why: a named refusal, or it tries again later."""
 
+import contextlib
 import json
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,15 @@ import pytest
 from margo_oci.content import Descriptor, canonical_json, digest_of
 from margo_oci.cosign import sign
 from margo_oci.desired_state import COUNTER, SCOPE, build_state
-from margo_oci.errors import NotFound, RegistryError, TrustError
+from margo_oci.errors import FormatError, NotFound, RegistryError, TrustError
+from margo_oci.images import image_bytes
 from margo_oci.manifest import IMAGE_INDEX
 from margo_oci.reference import Reference
+from margo_oci.store import Store
+from margo_oci.transfer import pull_blob
 from tests.simulators.faults import (
     answers,
+    breaks,
     cut_after,
     endless,
     ends_after,
@@ -69,6 +75,11 @@ def new_plant(tmp_path: Path) -> Plant:
         pytest.param(redirects("file:///etc/passwd"), "which is not followed", id="redirect-to-a-file"),
         pytest.param(redirects("https://me:secret@cdn.example/"), "is not followed", id="redirect-with-a-login"),
         pytest.param(redirects("https://[not-an-address"), "GET https://", id="redirect-to-nonsense"),
+        pytest.param(
+            breaks(ssl.SSLError(1, "[SSL: SSLV3_ALERT_BAD_CERTIFICATE] sslv3 alert bad certificate")),
+            "wants a client certificate that it trusts: [SSL: SSLV3_ALERT",
+            id="tls-alert",
+        ),
     ],
 )
 def test_a_registry_that_cannot_be_asked_is_asked_again_later(plant: Plant, fault: Fault, message: str) -> None:
@@ -283,3 +294,48 @@ def test_a_next_page_that_leads_out_of_tls_is_not_asked_for() -> None:
 def test_what_is_not_there_is_told_as_that() -> None:
     with pytest.raises(NotFound, match=r"GET https://registry\.example/v2/fleet/edge-17/tags/list.*does not have it"):
         ask(SimulatedRegistry(host=HOST), lambda registry: registry.tags(SOURCE))
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:", "sha256:../../x", "md5:" + "0" * 32, 7, "\x1b[31m"])
+def test_7_1_an_image_index_that_names_no_digest_is_refused(digest: Any) -> None:
+    sim = SimulatedRegistry(host=HOST)
+    entry = {"platform": {"os": "linux", "architecture": "amd64"}, "digest": digest}
+    index = {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [entry]}
+    sim.put_manifest("images/cell", "1", canonical_json(index))
+    with pytest.raises(FormatError, match=r"the index names .* for linux/amd64: sha256:… is expected") as error:
+        ask(sim, lambda registry: image_bytes(registry, Reference(HOST, "images/cell", "1"), machine="x86_64"))
+    assert str(error.value).isprintable()
+    assert len(sim.requests) == 1
+
+
+def test_a_part_that_is_longer_than_what_the_registry_has_is_dropped_and_the_cause_told(tmp_path: Path) -> None:
+    sim, store, data = registry_with_tags("latest"), Store(tmp_path), b"recipe" * 100
+    layer = Descriptor.of(data, "text/plain")
+    sim.put_blob(SOURCE.repository, data)
+    sim.blobs[layer.digest] = data[:50]
+    with contextlib.suppress(ConnectionError), store.receive(layer) as part:
+        part.write(data[:200])
+        raise ConnectionError
+
+    async def no_pause(_: float) -> None:
+        pass
+
+    with pytest.raises(RegistryError, match="the body ended after 50 of 600 bytes"):
+        ask(sim, lambda registry: pull_blob(registry, SOURCE, layer, store, sleep=no_pause))
+    sim.blobs[layer.digest] = data
+    ask(sim, lambda registry: pull_blob(registry, SOURCE, layer, store, sleep=no_pause))
+    assert store.read(layer) == data
+
+
+def test_a_date_to_wait_for_is_held_against_the_registrys_own_clock(plant: Plant) -> None:
+    headers = {"Retry-After": "Sat, 01 Aug 2026 12:02:00 GMT", "Date": "Sat, 01 Aug 2026 12:00:00 GMT"}
+    plant.sim.fail(answers(503, headers), on=SOURCE_MANIFEST)
+    assert plant.device.once().retry_after_s == 120.0
+
+
+def test_7_9_a_signed_address_is_not_shown(plant: Plant) -> None:
+    plant.sim.fail(redirects("https://cdn.example/blob?X-Amz-Signature=secret"), on=SOURCE_MANIFEST)
+    plant.sim.fail(redirects("http://cdn.example/blob?X-Amz-Signature=secret"), on="Signature")
+    report = plant.device.once()
+    assert "https://cdn.example/blob: redirected to http://cdn.example" in report.message
+    assert "secret" not in report.message

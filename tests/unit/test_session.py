@@ -1,0 +1,116 @@
+"""What the options of a command mean for which host, and what Docker and Podman know of it."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from margo_cli.login import logout
+from margo_cli.main import cli
+from margo_cli.session import Session, proxy_ca_files
+from margo_oci.access import Access
+from margo_oci.auth import Credentials
+from margo_oci.errors import FormatError
+from margo_oci.reference import Reference, parse_reference
+from tests.parts.certs import Authority
+
+CA = Path("ca.pem")
+
+
+def named(text: str) -> Reference:
+    return parse_reference(f"{text}/fleet/edge-17")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home in which nothing is configured yet."""
+    for name in (
+        "DOCKER_CONFIG",
+        "XDG_CONFIG_HOME",
+        "XDG_RUNTIME_DIR",
+        "REGISTRY_AUTH_FILE",
+        "HTTPS_PROXY",
+        "HTTP_PROXY",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    proxy_ca_files.cache_clear()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("reference", "host", "meant"),
+    [
+        ("registry.example", "registry.example", True),
+        ("registry.example", "other.example", False),
+        ("registry.example", "localhost:5000", False),
+        ("localhost:5001", "localhost:5000", True),
+        ("127.0.0.1:5001", "localhost:5000", True),
+        ("localhost:5001", "[::1]:5000", True),
+        ("localhost:5001", "127.evil.example", False),
+        ("127.evil.example", "localhost:5000", False),
+        ("localhost:5001", "registry.example", False),
+    ],
+)
+def test_options_are_for_the_named_registry_or_for_one_machine(reference: str, host: str, meant: bool) -> None:
+    access = Session("text", plain_http=True, ca_file=CA).access(named(reference))(host)
+    assert (access.plain_http, access.ca_file) == ((True, CA) if meant else (False, None))
+
+
+def test_certificates_are_found_where_docker_and_podman_keep_them(home: Path) -> None:
+    kept = home / ".docker" / "certs.d" / "registry.example:5000"
+    Authority.create(kept).for_client("client")
+    (kept / "client.pem").rename(kept / "client.cert")
+    (kept / "ca.pem").rename(kept / "ca.crt")
+    access = Session().access(named("registry.example:5000"))("registry.example:5000")
+    assert access.extra_ca_files == (kept / "ca.crt",)
+    assert (access.client_cert, access.client_key) == (kept / "client.cert", kept / "client.key")
+    access.tls()
+    assert Session().access(named("registry.example:5000"))("registry.example").client_cert is None
+
+
+def test_the_ca_of_a_proxy_is_found_there_as_well(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "https://plant:secret@proxy.plant:3128")
+    Authority.create(home / ".config" / "containers" / "certs.d" / "proxy.plant:3128")
+    folder = home / ".config" / "containers" / "certs.d" / "proxy.plant:3128"
+    (folder / "ca.pem").rename(folder / "ca.crt")
+    assert Session().access(named("registry.example"))("registry.example").proxy_ca_files == (folder / "ca.crt",)
+
+
+def test_logins_of_parts_of_a_registry_are_kept_apart(home: Path) -> None:
+    (home / ".docker").mkdir()
+    auth = {"auth": base64.b64encode(b"team:secret").decode()}
+    (home / ".docker" / "config.json").write_text(json.dumps({"auths": {"registry.example/team": auth}}))
+    access = Session().access(named("registry.example"))("registry.example")
+    assert access.who("team/edge-17") == Credentials("team", "secret")
+    assert access.who("other/edge-17") is None
+
+
+def test_logout_speaks_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / ".docker").mkdir()
+    auth = {"auth": base64.b64encode(b"me:secret").decode()}
+    (home / ".docker" / "config.json").write_text(json.dumps({"auths": {"registry.example": auth}}))
+    for removed in (True, False):
+        logout.main(["registry.example", "-o", "json"], standalone_mode=False)
+        assert json.loads(capsys.readouterr().out) == {"host": "registry.example", "removed": removed}
+
+
+def test_the_history_of_a_digest_is_a_slip() -> None:
+    with pytest.raises(Exception, match="a tag is expected, not a digest") as slip:
+        cli.main(["history", f"registry.example/fleet/edge-17@sha256:{'0' * 64}"], standalone_mode=False)
+    assert getattr(slip.value, "exit_code", None) == 2
+
+
+def test_an_encrypted_client_key_is_told_and_nobody_is_asked_for_its_password(home: Path) -> None:
+    pair = Authority.create(home).for_client("client")
+    key = load_pem_private_key(pair.key.read_bytes(), None)
+    pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
+    with pytest.raises(FormatError, match=r"client\.key: not usable as certificates"):
+        Access(client_cert=pair.certificate, client_key=pair.key).tls()
