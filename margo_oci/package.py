@@ -39,8 +39,7 @@ class ComposeArtifact:
 
 def build_component(files: Mapping[str, Entry], *, name: str, version: str) -> ComposeArtifact:
     """Pack the files of a component below one folder called `name`. Raises FormatError with every fault."""
-    if not REVISION.fullmatch(version):
-        raise FormatError(f"tag {version!r}: SemVer 2.0 without v, with _ for +, is expected, as in 1.4.0")
+    check_version(version)
     placed = placed_below(name, files)
     if faults := faults_of(placed):
         raise FormatError(*faults)
@@ -54,6 +53,12 @@ def build_component(files: Mapping[str, Entry], *, name: str, version: str) -> C
     layer = Descriptor.of(data, COMPOSE_LAYER, annotations)
     # REG's own example with `oras push --annotation` puts them on the manifest, so both places have them.
     return ComposeArtifact(Manifest.build(COMPOSE_ARTIFACT, [layer], annotations), data)
+
+
+def check_version(version: str) -> None:
+    """Raise FormatError unless a tag is the version of a component (format 8.1)."""
+    if not REVISION.fullmatch(version):
+        raise FormatError(f"tag {version!r}: SemVer 2.0 without v, with _ for +, is expected, as in 1.4.0")
 
 
 def placed_below(top: str, files: Mapping[str, Entry]) -> Sequence[Entry]:

@@ -29,7 +29,7 @@ from margo_oci.desired_state import DEPLOYMENT, Layer, build_layer, check_counte
 from margo_oci.errors import FormatError, NotFound
 from margo_oci.keys import PublicKey, Signer
 from margo_oci.lock import Locker
-from margo_oci.package import build_component, faults_of, placed_below
+from margo_oci.package import build_component, check_version, faults_of, placed_below
 from margo_oci.publish import Publisher, Release, attach_signature, current_state, plan_release, timestamp
 from margo_oci.reference import Reference
 from margo_oci.yamltree import parse_tree
@@ -196,6 +196,7 @@ def component_push(session: Session, folder: Path, reference: Reference, key_fil
         raise FormatError(f"{reference}: a tag is expected, not a digest: it is the component's version")
     files = read_component(folder)
     name = reference.repository.rpartition("/")[2]
+    check_version(reference.tag)
     _check_archive(folder, files, name)
     artifact = build_component(files, name=name, version=reference.tag)
     _check_compose(folder, files[COMPOSE_FILE].data)
