@@ -12,12 +12,13 @@ from typing import Any
 
 from margo_oci.content import SIGNATURE_LIMIT_BYTES, Descriptor, canonical_json, parse_json
 from margo_oci.errors import FormatError
-from margo_oci.keys import Signer
+from margo_oci.keys import Signer, p256_only
 from margo_oci.manifest import CREATED, Manifest
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
+PREDICATE_TYPE = "dev.sigstore.bundle.predicateType"  # an annotation, so a hint and no more
 RELEASE = "https://sigstore.dev/cosign/sign/v1"
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -61,7 +62,7 @@ def statement(digest: str, *, name: str, annotations: Mapping[str, str] | None =
 def sign(digest: str, signer: Signer, *, name: str, annotations: Mapping[str, str] | None = None) -> bytes:
     """Return a Sigstore bundle over `digest`, as `cosign sign --key` makes it."""
     payload = statement(digest, name=name, annotations=annotations)
-    return bundle(payload, signer.sign(pae(PAYLOAD_TYPE, payload)), hint=signer.public.hint)
+    return bundle(payload, p256_only(signer).sign(pae(PAYLOAD_TYPE, payload)), hint=signer.public.hint)
 
 
 def bundle(payload: bytes, signature: bytes, *, hint: str) -> bytes:
@@ -79,22 +80,24 @@ def bundle(payload: bytes, signature: bytes, *, hint: str) -> bytes:
     )
 
 
-def signature_manifest(bundle_data: bytes, subject: Descriptor, *, created: str) -> Manifest:
+def signature_manifest(
+    bundle_data: bytes, subject: Descriptor, *, created: str, predicate_type: str = RELEASE
+) -> Manifest:
     """Return the referrer that carries a bundle, annotated as cosign v3 does; `created` is RFC 3339."""
     annotations = {
         "dev.sigstore.bundle.content": "dsse-envelope",
-        "dev.sigstore.bundle.predicateType": RELEASE,
+        PREDICATE_TYPE: predicate_type,
         CREATED: created,
     }
     return Manifest.build(BUNDLE_TYPE, [Descriptor.of(bundle_data, BUNDLE_TYPE)], annotations, subject)
 
 
-def parse_bundle(data: bytes) -> Envelope:
+def parse_bundle(data: bytes, *, limit_bytes: int = SIGNATURE_LIMIT_BYTES) -> Envelope:
     """Parse a bundle before anything in it is trusted; unknown fields are refused, as cosign does.
 
     Raises FormatError.
     """
-    raw = parse_json(data, what="bundle", limit_bytes=SIGNATURE_LIMIT_BYTES)
+    raw = parse_json(data, what="bundle", limit_bytes=limit_bytes)
     if raw.get("mediaType") != BUNDLE_TYPE:
         raise FormatError(f"bundle: mediaType {raw.get('mediaType')!r:.80}: {BUNDLE_TYPE} is expected")
     _only(raw, {"mediaType", "verificationMaterial", "dsseEnvelope"}, "bundle")
@@ -120,6 +123,14 @@ def parse_bundle(data: bytes) -> Envelope:
         payload_type,
         _base64(signatures[0].get("sig"), "bundle: sig"),
     )
+
+
+def is_keyless(data: bytes) -> bool:
+    """Tell whether a bundle says that a short-lived certificate signed it, and no key. Raises FormatError."""
+    material = parse_json(data, what="bundle", limit_bytes=SIGNATURE_LIMIT_BYTES).get("verificationMaterial")
+    if not isinstance(material, dict) or "publicKey" in material:
+        return False
+    return bool({"certificate", "x509CertificateChain"} & material.keys())
 
 
 def parse_statement(payload: bytes) -> Statement:

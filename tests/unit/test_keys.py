@@ -90,6 +90,7 @@ def test_what_is_no_key_is_told(data: bytes) -> None:
 
 def test_a_private_key_is_never_shown() -> None:
     signer = FileKey.from_pem(PRIVATE, None, name="fleet.key")
+    assert isinstance(signer.key, ec.EllipticCurvePrivateKey)
     number = signer.key.private_numbers().private_value
     assert str(number) not in repr(signer)
     assert f"{number:x}" not in repr(signer)
