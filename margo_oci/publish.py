@@ -12,15 +12,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor
-from margo_oci.cosign import sign, signature_manifest
 from margo_oci.desired_state import DesiredState, Layer, build_state, parse_state
 from margo_oci.errors import ConflictError, FormatError, NotFound, TrustError
 from margo_oci.keys import PublicKey, Signer
-from margo_oci.manifest import CREATED, IMAGE_INDEX, Manifest, build_index
+from margo_oci.manifest import CREATED, Manifest
 from margo_oci.reference import TAG, Reference
 from margo_oci.registry import Registry
-from margo_oci.transfer import bundles, open_state, referrers, resolve
-from margo_oci.trust import Policy, TrustAnything, signer_of
+from margo_oci.signing import DEFAULT_FORMS, Attacher, Forms
+from margo_oci.transfer import Judge, open_state, referrers, resolve
+from margo_oci.trust import Policy, TrustAnything
 
 if TYPE_CHECKING:
     from margo_oci.upload import Uploader  # oras takes a while to load, and reading needs none of it
@@ -71,6 +71,7 @@ class Publisher:
     signer: Signer
     now: Callable[[], datetime]
     peers: Sequence[PublicKey] = ()
+    forms: Forms = DEFAULT_FORMS
 
     async def publish(
         self,
@@ -110,7 +111,7 @@ class Publisher:
         current = await current_state(self.registry, reference)
         before = await self._counted(reference, current, counter)
         try:
-            old = (await open_state(self.registry, claim(reference, to), Policy(self._keys))).state
+            old = (await open_state(self.registry, claim(reference, to), self._judge)).state
         except NotFound:
             raise FormatError(f"{reference}: release {to} is not there: see `margo-oci history {reference}`") from None
         if before and before.manifest.digest == old.manifest.digest:
@@ -125,8 +126,8 @@ class Publisher:
         return Release(reference=reference, state=state)
 
     @property
-    def _keys(self) -> Sequence[PublicKey]:
-        return (self.signer.public, *self.peers)
+    def _judge(self) -> Judge:
+        return Judge(Policy((self.signer.public, *self.peers)), self.now)
 
     async def _counted(
         self, reference: Reference, current: DesiredState | None, counter: int | None
@@ -135,16 +136,18 @@ class Publisher:
 
         Else whoever can write the tag could have us sign the last counter there is. Raises ConflictError.
         """
-        if current is None or signer_of(
-            current.manifest.digest, await self._bundles(reference, current.manifest.digest), self._keys
-        ):
-            return current
-        if counter is None:
-            raise ConflictError(
-                f"{reference} holds counter {current.counter}, which no key of yours signed: look at it with "
-                "`margo-oci inspect`; then name its publisher's key with --peer-key, or the counter with --counter"
-            )
-        return None
+        if current is None:
+            return None
+        try:
+            await self._judge.signers(self.registry, reference, current.manifest.descriptor)
+        except TrustError:
+            if counter is None:
+                raise ConflictError(
+                    f"{reference} holds counter {current.counter}, which no key of yours signed: look at it with "
+                    "`margo-oci inspect`; then name its publisher's key with --peer-key, or the counter with --counter"
+                ) from None
+            return None
+        return current
 
     async def _release(self, reference: Reference, state: DesiredState, current: DesiredState | None) -> None:
         """Claim the counter, sign, and move the tag; look before and after (format 2.3 to 2.6)."""
@@ -172,16 +175,8 @@ class Publisher:
         return frozenset(await asyncio.gather(*map(one, layers))) - {""}
 
     async def _sign(self, reference: Reference, manifest: Manifest) -> None:
-        """Attach our signature unless it is there: a repeated push ends the same."""
-        there = await self._bundles(reference, manifest.digest)
-        if not signer_of(manifest.digest, there, (self.signer.public,)):
-            await attach_signature(self.registry, self.uploader, reference, manifest, self.signer, self.now())
-
-    async def _bundles(self, reference: Reference, digest: str) -> Sequence[bytes]:
-        try:
-            return await bundles(self.registry, reference, digest)
-        except TrustError:
-            return ()  # an unusable one is there: it does not stop ours
+        attacher = Attacher(self.registry, self.uploader, self.now, self.forms)
+        await attacher.sign(reference, manifest.descriptor, self.signer)
 
 
 _ADVICE = "look with `margo-oci diff` what is there now, then push again"
@@ -232,38 +227,6 @@ async def _unclaimed(registry: Registry, reference: Reference, counter: int, *, 
     raise ConflictError(f"{reference}: {CLAIMS_LIMIT} counters in a row are claimed: {_ADVICE}")
 
 
-async def attach_signature(
-    registry: Registry,
-    uploader: "Uploader",
-    reference: Reference,
-    manifest: Manifest,
-    signer: Signer,
-    now: datetime,
-) -> str:
-    """Sign `manifest` and push the signature as its referrer; return the signature manifest's digest.
-
-    distribution-spec v1.1 "Pushing Manifests with Subject": without `OCI-Subject` we keep the tag index.
-    """
-    bundle = sign(manifest.digest, signer, name=reference.name)
-    carrier = signature_manifest(bundle, manifest.descriptor, created=timestamp(now))
-    await asyncio.to_thread(uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
-    await asyncio.to_thread(uploader.blob, reference, carrier.layers[0], bundle)
-    listed = await asyncio.to_thread(uploader.manifest, reference.at(carrier.digest), carrier.data)
-    if not listed:
-        entry = Descriptor(
-            media_type=carrier.descriptor.media_type,
-            digest=carrier.digest,
-            size=len(carrier.data),
-            annotations=carrier.annotations,
-            artifact_type=carrier.artifact_type,
-        )
-        others = await referrers(registry, reference, manifest.digest)
-        index = build_index([*(one for one in others if one.digest != entry.digest), entry])
-        tag = reference.at(manifest.digest.replace(":", "-"))
-        await asyncio.to_thread(uploader.manifest, tag, index, IMAGE_INDEX)
-    return carrier.digest
-
-
 async def current_state(registry: Registry, reference: Reference) -> DesiredState | None:
     """Return the state a tag has now; None if there is none yet. Raises FormatError if it is something else."""
     try:
@@ -278,9 +241,9 @@ async def current_state(registry: Registry, reference: Reference) -> DesiredStat
 
 
 async def history(
-    registry: Registry, reference: Reference, *, limit: int, keys: Sequence[PublicKey] = ()
+    registry: Registry, reference: Reference, judge: Judge | TrustAnything, *, limit: int
 ) -> Sequence[Published]:
-    """Return the newest `limit` releases of a tag, newest first; with `keys` only what one of them signed."""
+    """Return the newest `limit` releases of a tag, newest first: only those that the policy accepts."""
     current = await current_state(registry, reference)
     prefix = claim_prefix(reference)
     try:
@@ -292,9 +255,8 @@ async def history(
 
     async def one(counter: int) -> Published | None:
         async with gate:
-            policy = Policy(keys) if keys else TrustAnything()
             try:
-                state = (await open_state(registry, claim(reference, counter), policy)).state
+                state = (await open_state(registry, claim(reference, counter), judge)).state
             except TrustError:
                 return None
             signatures = await referrers(registry, reference, state.manifest.digest)
@@ -324,8 +286,3 @@ def _is_claim(tag: str, prefix: str) -> bool:
 
 def _digest(state: DesiredState | None) -> str:
     return state.manifest.digest if state else "nothing"
-
-
-def timestamp(moment: datetime) -> str:
-    """Return RFC 3339 in seconds, UTC, with Z."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

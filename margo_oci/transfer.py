@@ -3,14 +3,19 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from margo_oci import envelopes, notary, simple_signing
 from margo_oci.content import BLOB_LIMIT_BYTES, SIGNATURE_LIMIT_BYTES, Descriptor, digest_of
+from margo_oci.cosign import PREDICATE_TYPE, RELEASE, is_keyless
 from margo_oci.errors import FormatError, NotFound, RegistryError, TrustError
+from margo_oci.identity import Identity
 from margo_oci.manifest import Manifest, kind_of, parse_index
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
+from margo_oci.signatures import Attached, Found, SignedBy
 from margo_oci.store import Store
-from margo_oci.trust import Policy, Seen, TrustAnything, Verified, verify
+from margo_oci.trust import Policy, Seen, TrustAnything, Verified, look_at, signers_of, verify
 
 SIGNATURE_COUNT_LIMIT = 16
 FETCHES_AT_ONCE = 100  # over HTTP/2, what registries allow as streams at once; over HTTP/1.1 connections are the limit
@@ -45,53 +50,146 @@ def parse_manifest(data: bytes) -> Manifest:
         raise TrustError("malformed", str(error)) from None
 
 
-async def check_trust(
-    registry: Registry,
-    reference: Reference,
-    manifest: Manifest,
-    policy: Policy | TrustAnything,
-    *,
-    last: Seen | None = None,
-) -> Verified:
-    """Fetch the signatures of `manifest` and hold them against `policy`. Raises TrustError, RegistryError."""
-    if isinstance(policy, TrustAnything):
-        return verify(manifest, (), policy)
-    return verify(manifest, await bundles(registry, reference, manifest.digest), policy, last=last)
+# Asks a checker of identities about a keyless bundle over a digest: who signed, and the statement. Raises TrustError.
+Voucher = Callable[[str, bytes, Sequence[Identity]], Awaitable[tuple[str, bytes]]]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A policy, and what it needs to be applied: what time it is, and who checks identities if it names some."""
+
+    policy: Policy
+    now: Callable[[], datetime]
+    vouch: Voucher | None = None
+
+    async def signers(self, registry: Registry, reference: Reference, subject: Descriptor) -> Sequence[SignedBy]:
+        """Return who signed `subject`, by this policy. Raises TrustError, RegistryError."""
+        found = await self.signatures(registry, reference, subject.digest)
+        return signers_of(subject, found, self.policy, now=self.now())
+
+    async def state(
+        self, registry: Registry, reference: Reference, manifest: Manifest, *, last: Seen | None = None
+    ) -> Verified:
+        """Fetch the signatures of a state and hold them against the policy. Raises TrustError, RegistryError."""
+        found = await self.signatures(registry, reference, manifest.digest)
+        return verify(manifest, found, self.policy, now=self.now(), last=last)
+
+    async def signatures(self, registry: Registry, reference: Reference, digest: str) -> Found:
+        """Return what is attached to `digest`; keyless ones are vouched for."""
+        found = await signatures(registry, reference, digest, enough=self.policy.threshold)
+        return await self.vouched(digest, found)
+
+    async def vouched(self, digest: str, found: Found) -> Found:
+        """Replace keyless bundles by what the checker of identities says of them.
+
+        Raises FormatError if it cannot work here at all.
+        """
+        if not (self.vouch and self.policy.identities):
+            return found
+        attached: list[Attached] = []
+        refused = list(found.refused)
+        for one in found.attached:
+            try:
+                keyless = one.format == "bundle" and is_keyless(one.data)
+            except FormatError as error:
+                refused.append(TrustError("malformed-signature", f"{digest}: {error}"))
+                continue
+            if not keyless:
+                attached.append(one)
+                continue
+            try:
+                name, statement = await self.vouch(digest, one.data, self.policy.identities)
+                attached.append(Attached("keyless", statement, vouched_for=name))
+            except TrustError as error:
+                refused.append(error)
+        return Found(attached, refused)
 
 
 async def open_state(
     registry: Registry,
     reference: Reference,
-    policy: Policy | TrustAnything,
+    judge: Judge | TrustAnything,
     *,
     last: Seen | None = None,
 ) -> Verified:
     """Resolve and verify in one go."""
     manifest = await resolve(registry, reference)
     assert manifest is not None  # noqa: S101  (nothing was known before)
-    return await check_trust(registry, reference, manifest, policy, last=last)
+    if isinstance(judge, TrustAnything):
+        return look_at(manifest, judge)
+    return await judge.state(registry, reference, manifest, last=last)
 
 
-async def bundles(registry: Registry, reference: Reference, digest: str) -> Sequence[bytes]:
-    """Return the Sigstore bundles that refer to `digest`, at most SIGNATURE_COUNT_LIMIT of them.
+async def signatures(registry: Registry, reference: Reference, digest: str, *, enough: int = 1) -> Found:
+    """Return the signatures attached to `digest`, at most SIGNATURE_COUNT_LIMIT of them, in every format.
 
-    Raises what the first unusable one raised, if not one was usable.
+    The tag of cosign v2 is only looked at when its referrers have fewer than `enough`, as cosign itself does it.
     """
-    found: list[bytes] = []
-    errors: list[TrustError] = []
-    for candidate in await _candidates(registry, reference, digest):
+    try:
+        candidates = await _candidates(registry, reference, digest)
+    except FormatError as error:
+        return Found(refused=[TrustError("malformed-signature", f"{digest}: {error}")])
+    read = await asyncio.gather(*(_read(registry, reference, one, digest) for one in candidates))
+    attached = [one for one in read if isinstance(one, Attached)]
+    refused = [one for one in read if isinstance(one, TrustError)]
+    releases = sum(_may_be_release(one) for one in candidates)
+    if min(len(attached), releases) < enough:
         try:
-            if (data := await _bundle(registry, reference, candidate, digest)) is not None:
-                found.append(data)
+            attached += await simple_signatures(registry, reference, digest)
         except TrustError as error:
-            errors.append(error)
-        except FormatError as error:
-            errors.append(TrustError("malformed-signature", f"{digest}: {error}"))
-        except NotFound:
-            continue
-    if errors and not found:
-        raise errors[0]
-    return found
+            refused.append(error)
+    return Found(attached[:SIGNATURE_COUNT_LIMIT], refused)
+
+
+async def _read(
+    registry: Registry, reference: Reference, candidate: Descriptor, digest: str
+) -> Attached | TrustError | None:
+    try:
+        return await _signature(registry, reference, candidate, digest)
+    except TrustError as error:
+        return error
+    except FormatError as error:
+        return TrustError("malformed-signature", f"{digest}: {error}")
+    except NotFound:
+        return None
+
+
+async def _signature(registry: Registry, reference: Reference, candidate: Descriptor, digest: str) -> Attached | None:
+    """Return the signature a referrer carries; None if it carries something else. Its own subject counts."""
+    received = await registry.manifest(reference.at(candidate.digest), limit_bytes=SIGNATURE_LIMIT_BYTES)
+    assert received is not None  # noqa: S101
+    manifest = Manifest.from_bytes(received.data, what=f"signature {candidate.digest[:19]}")
+    layer = manifest.layers[0] if len(manifest.layers) == 1 else None
+    is_bundle = layer is not None and kind_of(layer.media_type) == "sigstore-bundle"
+    is_notary = layer is not None and layer.media_type in (envelopes.JWS, envelopes.COSE)
+    if layer is None or not (is_bundle or is_notary):
+        return None
+    if not manifest.subject or manifest.subject.digest != digest:
+        named = manifest.subject.digest if manifest.subject else "nothing"
+        raise TrustError("moved-signature", f"{digest}: a listed signature is for {named}: moved here from there")
+    data = await registry.small_blob(reference, layer, limit_bytes=SIGNATURE_LIMIT_BYTES)
+    return Attached("bundle", data) if is_bundle else Attached("notary", data, layer.media_type)
+
+
+async def simple_signatures(registry: Registry, reference: Reference, digest: str) -> Sequence[Attached]:
+    """Return the signatures under cosign v2's tag. Raises TrustError `malformed-signature`, RegistryError."""
+    try:
+        tag = reference.at(simple_signing.tag_of(digest))
+        received = await registry.manifest(tag, limit_bytes=SIGNATURE_LIMIT_BYTES)
+    except NotFound:
+        return ()
+    assert received is not None  # noqa: S101
+    try:
+        manifest = Manifest.from_bytes(received.data, what=f"signatures of {digest[:19]}")
+        layers = simple_signing.signature_layers(manifest)
+        blobs = [
+            await registry.small_blob(reference, layer, limit_bytes=simple_signing.PAYLOAD_LIMIT_BYTES)
+            for layer in layers
+        ]
+        read = [simple_signing.read_signature(layer, blob) for layer, blob in zip(layers, blobs, strict=True)]
+    except FormatError as error:
+        raise TrustError("malformed-signature", f"{digest}: {error}") from None
+    return [Attached("simple-signing", one.payload, signature=one.signature) for one in read]
 
 
 async def referrers(registry: Registry, reference: Reference, digest: str) -> Sequence[Descriptor]:
@@ -100,11 +198,8 @@ async def referrers(registry: Registry, reference: Reference, digest: str) -> Se
     distribution-spec v1.1 "Listing Referrers" and "Referrers Tag Schema". No security rests on which way it was.
     """
     at = reference.at(digest)
-    try:
-        # Both at once: a device far from its registry waits for one round trip, not for two.
-        listed, tagged = await asyncio.gather(registry.referrers(at), _tagged_referrers(registry, at))
-    except FormatError as error:
-        raise TrustError("malformed-signature", f"{digest}: {error}") from None
+    # Both at once: a device far from its registry waits for one round trip, not for two.
+    listed, tagged = await asyncio.gather(registry.referrers(at), _tagged_referrers(registry, at))
     return list({one.digest: one for one in (*listed, *tagged)}.values())
 
 
@@ -118,24 +213,19 @@ async def _tagged_referrers(registry: Registry, at: Reference) -> Sequence[Descr
 
 
 async def _candidates(registry: Registry, reference: Reference, digest: str) -> Sequence[Descriptor]:
-    """Signatures first; what does not say its type may be one too (old clients wrote odd ones)."""
+    """Signatures first, those that say they are attestations last; what does not say its type may be one too.
+
+    What an annotation says decides on the order alone.
+    """
     listed = await referrers(registry, reference, digest)
     likely = [one for one in listed if kind_of(one.artifact_type) == "sigstore-bundle"]
+    likely += [one for one in listed if one.artifact_type == notary.ARTIFACT_TYPE]
     unclear = [one for one in listed if one.artifact_type in ("", "application/vnd.oci.empty.v1+json")]
-    return (likely + unclear)[:SIGNATURE_COUNT_LIMIT]
+    return sorted(likely + unclear, key=lambda one: not _may_be_release(one))[:SIGNATURE_COUNT_LIMIT]
 
 
-async def _bundle(registry: Registry, reference: Reference, candidate: Descriptor, digest: str) -> bytes | None:
-    """Return the bundle a referrer carries; None if it carries something else. Its own subject counts."""
-    received = await registry.manifest(reference.at(candidate.digest), limit_bytes=SIGNATURE_LIMIT_BYTES)
-    assert received is not None  # noqa: S101
-    manifest = Manifest.from_bytes(received.data, what=f"signature {candidate.digest[:19]}")
-    if len(manifest.layers) != 1 or kind_of(manifest.layers[0].media_type) != "sigstore-bundle":
-        return None
-    if not manifest.subject or manifest.subject.digest != digest:
-        named = manifest.subject.digest if manifest.subject else "nothing"
-        raise TrustError("moved-signature", f"{digest}: a listed signature is for {named}: moved here from there")
-    return await registry.small_blob(reference, manifest.layers[0], limit_bytes=SIGNATURE_LIMIT_BYTES)
+def _may_be_release(candidate: Descriptor) -> bool:
+    return candidate.annotations.get(PREDICATE_TYPE, RELEASE) == RELEASE
 
 
 Progress = Callable[[Descriptor], None]

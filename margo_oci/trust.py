@@ -3,40 +3,61 @@
 The order is fixed, and nothing of a payload is read before its signature held (docs/format.md, section 6):
 
     1  caps and well-formed JSON                      -> malformed
-    2  a signature, by a key that the policy names    -> unsigned, malformed-signature, wrong-key
-    3  it is a release signature                      -> not-a-release
-    4  it is over the digest of the bytes held        -> moved-signature
+    2  signatures, by as many signers as the policy   -> unsigned, malformed-signature, wrong-key, below-threshold
+       asks for, of those that it names
+    3  each is a release signature                    -> not-a-release
+    4  each is over the digest of the bytes held      -> moved-signature
     5  the state is for one of the own scopes         -> wrong-scope
     6  the counter rises                              -> rollback, counter-reused
+
+What a manifest's own JSON says (rule 1) is read first, as its signatures are found by its digest; it is not acted on.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from margo_oci.content import canonical_json, digest_of
-from margo_oci.cosign import RELEASE, parse_bundle, parse_statement
+from margo_oci.content import Descriptor, canonical_json, digest_of
 from margo_oci.desired_state import DesiredState, parse_state
 from margo_oci.errors import FormatError, TrustError
+from margo_oci.identity import Identity
 from margo_oci.keys import PublicKey
 from margo_oci.manifest import Manifest
+from margo_oci.signatures import Found, SignedBy, check
+from margo_oci.trustpolicy import Authorities
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Whose signature counts and for whom a state must be. No scopes means: scope is not asked for."""
+    """Whose signatures count, how many of them are needed, and for whom a state must be.
 
-    keys: Sequence[PublicKey]
+    No scopes means: scope is not asked for.
+    """
+
+    keys: Sequence[PublicKey] = ()
     scopes: Sequence[str] = ()
+    threshold: int = 1
+    authorities: Authorities | None = None
+    identities: Sequence[Identity] = ()
 
     def __post_init__(self) -> None:
-        if not self.keys:
+        if not (self.keys or self.authorities or self.identities):
             # An empty list would otherwise be the easiest way to write "trust nobody" and mean it.
             raise FormatError("trust: at least one key is expected")
+        signers = len({key.fingerprint for key in self.keys}) + len(self.identities)
+        if self.threshold < 1 or (self.authorities is None and self.threshold > signers):
+            raise FormatError(f"trust: threshold {self.threshold}: 1 to {signers}, the number of signers, is expected")
 
     @property
     def digest(self) -> str:
-        """What changes when the keys or the scopes do: then what was verified before is verified again."""
-        return digest_of(canonical_json([sorted(key.hint for key in self.keys), sorted(self.scopes)]))
+        """What changes when anything in the policy does: then what was verified before is verified again."""
+        authorities = self.authorities and [
+            {scheme: sorted(map(digest_of, roots)) for scheme, roots in self.authorities.roots.items()},
+            None if self.authorities.identities is None else sorted(map(str, self.authorities.identities)),
+            dict(self.authorities.actions),
+        ]
+        keys, identities = sorted(key.hint for key in self.keys), sorted(map(str, self.identities))
+        return digest_of(canonical_json([keys, sorted(self.scopes), self.threshold, authorities, identities]))
 
 
 @dataclass(frozen=True)
@@ -57,91 +78,91 @@ class Verified:
     """A desired state that a policy accepted. Only this module makes one, and only this is fetched."""
 
     state: DesiredState
-    signed_by: str
+    signers: Sequence[SignedBy] = ()
+
+    @property
+    def signed_by(self) -> str:
+        """Who signed it, for people."""
+        return ", ".join(one.name for one in self.signers) or "nobody (not checked)"
 
 
 # Of several signatures that do not count, the one that tells most is reported.
-_TELLING = ("moved-signature", "not-a-release", "wrong-key", "malformed-signature")
+_TELLING = (
+    "moved-signature",
+    "not-a-release",
+    "expired-signature",
+    "revocation-unknown",
+    "bad-certificate",
+    "bad-identity",
+    "wrong-key",
+    "malformed-signature",
+)
 
 
 def verify(
     manifest: Manifest,
-    bundles: Sequence[bytes],
-    policy: Policy | TrustAnything,
+    found: Found,
+    policy: Policy,
     *,
+    now: datetime,
     last: Seen | None = None,
 ) -> Verified:
-    """Return the state if `policy` accepts it. Raises TrustError with the rule's reason."""
-    what = f"manifest {manifest.digest[:19]}"
+    """Return the state if `policy` accepts it at `now`. Raises TrustError with the rule's reason."""
     try:
-        state = parse_state(manifest, what=what)
+        state = _state(manifest)
     except FormatError as error:
-        if isinstance(policy, TrustAnything):
-            raise
         raise TrustError("malformed", str(error)) from None
-    if isinstance(policy, TrustAnything):
-        return Verified(state, "nobody (not checked)")
-    signed_by = _signer(manifest.digest, bundles, policy.keys)
+    signers = signers_of(manifest.descriptor, found, policy, now=now)
     _check_scope(state, policy.scopes)
     if last:
         _check_counter(state, last)
-    return Verified(state, signed_by)
+    return Verified(state, signers)
 
 
 def recall(manifest: Manifest, last: Seen) -> Verified:
     """Return a state that was verified before: its digest stands in our own durable record."""
     if manifest.digest != last.digest:
         raise TrustError("digest-mismatch", f"recorded is {last.digest}, kept is {manifest.digest}")
-    return Verified(parse_state(manifest, what=f"manifest {manifest.digest[:19]}"), "recorded before")
+    return Verified(_state(manifest))
 
 
-def signer_of(digest: str, bundles: Sequence[bytes], keys: Sequence[PublicKey]) -> str | None:
-    """Return which of `keys` made a release signature over `digest`; None if none did."""
-    try:
-        return _signer(digest, bundles, keys)
-    except TrustError:
-        return None
+def look_at(manifest: Manifest, _: TrustAnything) -> Verified:
+    """Return a state that nobody vouches for. Raises FormatError if it is none."""
+    return Verified(_state(manifest))
 
 
-def _signer(digest: str, bundles: Sequence[bytes], keys: Sequence[PublicKey]) -> str:
-    if not bundles:
+def _state(manifest: Manifest) -> DesiredState:
+    return parse_state(manifest, what=f"manifest {manifest.digest[:19]}")
+
+
+def signers_of(subject: Descriptor, found: Found, policy: Policy, *, now: datetime) -> Sequence[SignedBy]:
+    """Return who of the policy signed `subject`, each once. Raises TrustError if they are too few."""
+    if not (found.attached or found.refused):
         raise TrustError(
             "unsigned",
-            f"{digest} has no signature: pushed without a key, or its signature was removed on the way",
+            f"{subject.digest} has no signature: pushed without a key, or its signature was removed on the way",
         )
-    refusals: dict[str, TrustError] = {}
-    for data in bundles:
+    signers: dict[str, SignedBy] = {}
+    refused = list(found.refused)
+    for one in found.attached:
         try:
-            return _check_signature(digest, data, keys)
+            signer = check(subject, one, policy.keys, policy.authorities, now=now)
+            signers.setdefault(signer.identity, signer)
         except TrustError as error:
-            refusals.setdefault(error.reason, error)
-    raise next(refusals[reason] for reason in _TELLING if reason in refusals)
+            refused.append(error)
+    if not signers:
+        raise min(refused, key=_rank)
+    if len(signers) < policy.threshold:
+        names = ", ".join(one.name for one in signers.values())
+        raise TrustError(
+            "below-threshold",
+            f"{subject.digest}: signed by {names}: {policy.threshold} of those who are trusted must sign",
+        )
+    return tuple(signers.values())
 
 
-def _check_signature(digest: str, data: bytes, keys: Sequence[PublicKey]) -> str:
-    try:
-        envelope = parse_bundle(data)
-    except FormatError as error:
-        raise TrustError("malformed-signature", f"{digest}: {error}") from None
-    key = next((key for key in keys if key.verifies(envelope.signature, envelope.signed)), None)
-    if key is None:
-        names = ", ".join(f"{key.name} ({key.fingerprint})" for key in keys)
-        raise TrustError("wrong-key", f"{digest}: signed, but by no key that is trusted here: {names}")
-    try:
-        said = parse_statement(envelope.payload)
-    except FormatError as error:
-        raise TrustError("malformed-signature", f"{digest}: {error}") from None
-    if said.predicate_type != RELEASE:
-        raise TrustError(
-            "not-a-release",
-            f"{digest}: {key.name} signed {said.predicate_type!r:.100} for it, which is no release",
-        )
-    if said.digests != {digest}:
-        raise TrustError(
-            "moved-signature",
-            f"{digest}: its signature is for {', '.join(sorted(said.digests))}: moved here from there",
-        )
-    return key.name
+def _rank(error: TrustError) -> int:
+    return _TELLING.index(error.reason) if error.reason in _TELLING else len(_TELLING)
 
 
 def _check_scope(state: DesiredState, scopes: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ What only the simulator does, because a real registry would not, is in tests/uni
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,19 +16,28 @@ import pytest
 
 from margo_oci.auth import Credentials
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor, digest_of
+from margo_oci.cosign import BUNDLE_TYPE
 from margo_oci.desired_state import build_layer, build_state
 from margo_oci.errors import NotFound, RegistryError
 from margo_oci.manifest import IMAGE_INDEX, IMAGE_MANIFEST, Manifest
-from margo_oci.publish import Publisher, attach_signature, claim
+from margo_oci.publish import Publisher, claim
 from margo_oci.reference import Reference
 from margo_oci.registry import Access, Registry
+from margo_oci.signing import Attacher
 from margo_oci.store import Store
-from margo_oci.transfer import bundles, fetch, open_state, referrers, resolve
-from margo_oci.trust import Policy, signer_of
+from margo_oci.transfer import Judge, fetch, open_state, referrers, resolve, simple_signatures
+from margo_oci.trust import Policy
 from tests.contract.conftest import World
 from tests.unit.scenes import deployment, key, lock
 
 NOON = datetime(2026, 8, 1, 12, tzinfo=UTC)
+
+
+def noon() -> datetime:
+    """What time it is."""
+    return NOON
+
+
 BLOB = bytes(range(256)) * 40
 UNKNOWN = digest_of(b"nobody has this")
 T = TypeVar("T")
@@ -163,8 +172,8 @@ class TestBlobs:
             raise ConnectionError
 
         async def verified_fetch(registry: Registry) -> None:
-            await attach_signature(registry, world.uploader, world.reference, state.manifest, key(), NOON)
-            verified = await open_state(registry, world.reference, Policy([key().public]))
+            await Attacher(registry, world.uploader, noon).sign(world.reference, state.manifest.descriptor, key())
+            verified = await open_state(registry, world.reference, Judge(Policy([key().public]), noon))
             world.forget()
             await fetch(verified, registry, world.reference, store)
 
@@ -209,18 +218,22 @@ class TestReferrers:
     def test_signatures_are_found_by_the_tag_that_stands_in_for_the_api(self, world: World) -> None:
         manifest = a_manifest(world)
 
-        async def sign_twice(registry: Registry) -> list[str]:
-            return [
-                await attach_signature(registry, world.uploader, world.reference, manifest, key(name), NOON)
-                for name in ("fleet", "stranger")
-            ]
+        async def sign(registry: Registry, name: str) -> Sequence[str]:
+            attacher = Attacher(registry, world.uploader, noon)
+            return await attacher.sign(world.reference, manifest.descriptor, key(name))
 
-        carriers = ask(world, sign_twice)
+        async def signers(registry: Registry) -> list[str]:
+            judge = Judge(Policy([key("fleet").public, key("stranger").public], threshold=2), noon)
+            return [one.name for one in await judge.signers(registry, world.reference, manifest.descriptor)]
+
+        for name in ("fleet", "stranger"):
+            assert ask(world, lambda registry: sign(registry, name)) == ["bundle", "simple-signing"]  # noqa: B023
+            assert ask(world, lambda registry: sign(registry, name)) == []  # noqa: B023  (nobody signs twice)
+        assert ask(world, signers) == ["fleet", "stranger"]
         listed = ask(world, lambda registry: referrers(registry, world.reference, manifest.digest))
-        assert [one.digest for one in listed] == carriers
-        found = ask(world, lambda registry: bundles(registry, world.reference, manifest.digest))
-        signers = [signer_of(manifest.digest, [one], [key("fleet").public, key("stranger").public]) for one in found]
-        assert signers == ["fleet", "stranger"]
+        assert [one.artifact_type for one in listed] == [BUNDLE_TYPE, BUNDLE_TYPE]
+        simple = ask(world, lambda registry: simple_signatures(registry, world.reference, manifest.digest))
+        assert len(simple) == 2
         tag = manifest.digest.replace(":", "-")
         index = ask(world, lambda registry: registry.manifest(world.reference.at(tag)))
         assert index
@@ -239,7 +252,7 @@ class TestPublishing:
         digest = ask(world, publish)
 
         async def pull(registry: Registry) -> tuple[str, int, int]:
-            verified = await open_state(registry, world.reference, Policy([key().public], ["edge-17"]))
+            verified = await open_state(registry, world.reference, Judge(Policy([key().public], ["edge-17"]), noon))
             fetched = await fetch(verified, registry, world.reference, Store(tmp_path))
             return verified.state.manifest.digest, verified.state.counter, fetched.fetched
 

@@ -1,18 +1,25 @@
 """The rules of trust: who may say what a device runs, and every way in which that is refused."""
 
 import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 
+from margo_oci import simple_signing
 from margo_oci.cosign import PAYLOAD_TYPE, RELEASE, STATEMENT_TYPE, bundle, pae, sign
 from margo_oci.desired_state import COUNTER, SCOPE, DesiredState
 from margo_oci.errors import FormatError, TrustError
+from margo_oci.identity import Identity
 from margo_oci.keys import FileKey
 from margo_oci.manifest import Manifest
-from margo_oci.trust import Policy, Seen, TrustAnything, recall, signer_of, verify
+from margo_oci.signatures import Attached, Found
+from margo_oci.trust import Policy, Seen, TrustAnything, Verified, look_at, recall, signers_of
+from margo_oci.trust import verify as verify_found
 from tests.unit.scenes import DIGEST, OTHER_DIGEST, key, layer, state
 from tests.unit.scenes import SCOPE as OWN_SCOPE
 
+NOON = datetime(2026, 8, 1, 12, tzinfo=UTC)
 POLICY = Policy([key().public], [OWN_SCOPE])
 
 
@@ -26,6 +33,14 @@ def said(one: DesiredState, *, predicate: str = RELEASE, digests: tuple[str, ...
     statement = {"_type": STATEMENT_TYPE, "predicateType": predicate, "predicate": {}, "subject": subjects}
     payload = payload or json.dumps(statement).encode()
     return bundle(payload, key().sign(pae(PAYLOAD_TYPE, payload)), hint=key().public.hint)
+
+
+def found(bundles: Sequence[bytes]) -> Found:
+    return Found([Attached("bundle", data) for data in bundles])
+
+
+def verify(manifest: Manifest, bundles: Sequence[bytes], policy: Policy, *, last: Seen | None = None) -> Verified:
+    return verify_found(manifest, found(bundles), policy, now=NOON, last=last)
 
 
 def refusal(one: DesiredState, *bundles: bytes, policy: Policy = POLICY, last: Seen | None = None) -> tuple[str, str]:
@@ -200,22 +215,73 @@ def test_a_policy_without_keys_cannot_be_made() -> None:
 
 
 def test_trusting_anything_says_that_nobody_was_asked() -> None:
-    assert verify(state().manifest, [], TrustAnything()).signed_by == "nobody (not checked)"
+    assert look_at(state().manifest, TrustAnything()).signed_by == "nobody (not checked)"
     with pytest.raises(FormatError, match="a desired state is expected"):
-        verify(Manifest.build("x/y", []), [], TrustAnything())
+        look_at(Manifest.build("x/y", []), TrustAnything())
 
 
 def test_6_2_a_state_is_recalled_by_the_digest_in_our_own_record() -> None:
     one = state()
-    assert recall(one.manifest, Seen(7, one.manifest.digest)).signed_by == "recorded before"
+    assert recall(one.manifest, Seen(7, one.manifest.digest)).state == one
     with pytest.raises(TrustError) as refused:
         recall(one.manifest, Seen(7, DIGEST))
     assert refused.value.reason == "digest-mismatch"
     assert str(refused.value) == f"recorded is {DIGEST}, kept is {one.manifest.digest}"
 
 
-def test_who_signed_can_be_asked_without_a_refusal() -> None:
+def test_6_12_as_many_signers_as_the_threshold_asks_for_must_have_signed() -> None:
     one = state()
-    assert signer_of(one.manifest.digest, [b"{}", signed(one)], [key().public]) == "fleet"
-    assert signer_of(one.manifest.digest, [signed(one)], [key("stranger").public]) is None
-    assert signer_of(one.manifest.digest, [], [key().public]) is None
+    policy = Policy([key("a").public, key("b").public, key("c").public], [OWN_SCOPE], threshold=2)
+    assert verify(one.manifest, [signed(one, key("c")), signed(one, key("a"))], policy).signed_by == "c, a"
+    reason, message = refusal(one, signed(one, key("a")), signed(one, key("a")), policy=policy)
+    assert reason == "below-threshold"
+    assert "signed by a: 2 of those who are trusted must sign" in message
+
+
+@pytest.mark.parametrize("threshold", [0, -1, 2])
+def test_6_12_a_threshold_that_nobody_can_reach_or_miss_cannot_be_made(threshold: int) -> None:
+    with pytest.raises(FormatError, match=f"threshold {threshold}: 1 to 1, the number of signers, is expected"):
+        Policy([key().public, key().public], threshold=threshold)
+
+
+def test_one_key_counts_once_whatever_formats_it_signed_in() -> None:
+    one = state()
+    simple = simple_signing.sign(one.manifest.digest, key(), name="registry.example/fleet/edge-17")
+    both = Found(
+        [Attached("simple-signing", simple.payload, signature=simple.signature), *found([signed(one)]).attached]
+    )
+    (by,) = signers_of(one.manifest.descriptor, both, Policy([key().public]), now=NOON)
+    assert (by.name, by.format) == ("fleet", "simple-signing")
+
+
+def test_a_simple_signature_over_something_else_was_moved() -> None:
+    simple = simple_signing.sign(DIGEST, key(), name="registry.example/fleet/edge-17")
+    moved = Found([Attached("simple-signing", simple.payload, signature=simple.signature)])
+    with pytest.raises(TrustError) as refused:
+        signers_of(state().manifest.descriptor, moved, Policy([key().public]), now=NOON)
+    assert refused.value.reason == "moved-signature"
+
+
+def test_a_keyless_signature_counts_only_when_somebody_vouches_for_it() -> None:
+    one = state()
+    raw = json.loads(signed(one))
+    raw["verificationMaterial"] = {"certificate": {"rawBytes": ""}, "tlogEntries": []}
+    reason, message = refusal(one, json.dumps(raw).encode())
+    assert (reason, message.endswith("signed keyless, and no identity is trusted here")) == ("bad-identity", True)
+
+
+def test_what_could_not_be_read_is_told_if_nothing_else_was_there() -> None:
+    unread = Found(refused=[TrustError("too-large", "too large")])
+    with pytest.raises(TrustError, match="too large"):
+        signers_of(state().manifest.descriptor, unread, POLICY, now=NOON)
+
+
+def test_a_policy_has_another_digest_when_anything_in_it_changes() -> None:
+    some = [
+        Policy([key().public]),
+        Policy([key().public, key("b").public]),
+        Policy([key().public, key("b").public], threshold=2),
+        Policy([key().public], ["edge-17"]),
+        Policy([key().public], identities=[Identity("ci@example.org", "https://issuer.example")]),
+    ]
+    assert len({one.digest for one in some}) == len(some)

@@ -1,0 +1,178 @@
+"""Attaching signatures to what a registry has: cosign v3 always, cosign v2 and Notary where asked for.
+
+distribution-spec v1.1 "Pushing Manifests with Subject": without `OCI-Subject` in the answer, we keep the tag index.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from margo_oci import cosign, notary, simple_signing
+from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, SIGNATURE_LIMIT_BYTES, Descriptor
+from margo_oci.errors import FormatError, NotFound, TrustError
+from margo_oci.keys import Signer
+from margo_oci.manifest import IMAGE_INDEX, Manifest, build_index
+from margo_oci.reference import Reference
+from margo_oci.registry import Registry
+from margo_oci.signatures import Format
+from margo_oci.transfer import SIGNATURE_COUNT_LIMIT, Judge, referrers, signatures, simple_signatures
+from margo_oci.trust import Policy, signers_of
+
+if TYPE_CHECKING:
+    from margo_oci.upload import Uploader  # oras takes a while to load, and reading needs none of it
+
+NOTARY_COUNT_LIMIT = 3  # Flux looks at no more
+
+
+@dataclass(frozen=True)
+class Forms:
+    """In which formats beside the Sigstore bundle is signed: the tag of cosign v2, and Notary with these certificates.
+
+    `chain` is in DER, the signer's certificate first and the root last.
+    """
+
+    simple: bool = True
+    chain: Sequence[bytes] = ()
+
+
+DEFAULT_FORMS = Forms()
+
+
+@dataclass(frozen=True)
+class Attacher:
+    """Signs what a registry has, and attaches the signatures."""
+
+    registry: Registry
+    uploader: "Uploader"
+    now: Callable[[], datetime]
+    forms: Forms = DEFAULT_FORMS
+
+    async def sign(self, reference: Reference, subject: Descriptor, signer: Signer) -> Sequence[Format]:
+        """Attach those signatures by `signer` over `subject` that are not there; return which were made.
+
+        Raises FormatError for a key that a format does not take, RegistryError.
+        """
+        made: list[Format] = []
+        if signer.public.algorithm == "ES256" and not await self._signed(reference, subject, signer):
+            bundle = cosign.sign(subject.digest, signer, name=reference.name)
+            carrier = cosign.signature_manifest(bundle, subject, created=timestamp(self.now()))
+            await self.carry(reference, carrier, bundle)
+            made.append("bundle")
+        if self.forms.simple and signer.public.algorithm == "ES256" and await self._simple(reference, subject, signer):
+            made.append("simple-signing")
+        if self.forms.chain and await self._notary(reference, subject, signer):
+            made.append("notary")
+        elif signer.public.algorithm != "ES256":
+            raise FormatError(f"{signer.public.name}: a P-256 key is expected, or a chain of certificates beside it")
+        return made
+
+    async def sign_keyless(
+        self, reference: Reference, subject: Descriptor, sign: Callable[[bytes], bytes], judge: Judge
+    ) -> Sequence[Format]:
+        """Attach a bundle that `sign` makes of a statement, unless `judge` finds one; return what was made.
+
+        Raises RegistryError, also for services that `sign` asks, and FormatError.
+        """
+        try:
+            await judge.signers(self.registry, reference, subject)
+        except TrustError:  # none of this identity's, or an unusable one: it does not stop ours
+            statement = cosign.statement(subject.digest, name=reference.name)
+            bundle = await asyncio.to_thread(sign, statement)
+            if len(bundle) > SIGNATURE_LIMIT_BYTES:
+                raise FormatError(
+                    f"keyless signature: {len(bundle)} bytes, at most {SIGNATURE_LIMIT_BYTES} are read"
+                ) from None
+            await self.carry(
+                reference, cosign.signature_manifest(bundle, subject, created=timestamp(self.now())), bundle
+            )
+            return ["keyless"]
+        return []
+
+    async def carry(self, reference: Reference, carrier: Manifest, data: bytes) -> None:
+        """Push a manifest that refers to another one, with its one layer; where needed, list it under the tag."""
+        assert carrier.subject is not None  # noqa: S101
+        await asyncio.to_thread(self.uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
+        await asyncio.to_thread(self.uploader.blob, reference, carrier.layers[0], data)
+        if not await asyncio.to_thread(self.uploader.manifest, reference.at(carrier.digest), carrier.data):
+            await self._list(reference, carrier.subject.digest, carrier)
+
+    async def _list(self, reference: Reference, subject: str, carrier: Manifest) -> None:
+        entry = Descriptor(
+            media_type=carrier.descriptor.media_type,
+            digest=carrier.digest,
+            size=len(carrier.data),
+            annotations=carrier.annotations,
+            artifact_type=carrier.artifact_type,
+        )
+        others = await referrers(self.registry, reference, subject)
+        index = build_index([*(one for one in others if one.digest != entry.digest), entry])
+        tag = reference.at(subject.replace(":", "-"))
+        await asyncio.to_thread(self.uploader.manifest, tag, index, IMAGE_INDEX)
+
+    async def released_by(self, reference: Reference, subject: Descriptor, signer: Signer) -> bool:
+        """Tell whether `signer` has signed `subject` as a release, in any format that needs a key alone."""
+        found = await signatures(self.registry, reference, subject.digest, enough=SIGNATURE_COUNT_LIMIT)
+        try:
+            return bool(signers_of(subject, found, Policy([signer.public]), now=self.now()))
+        except TrustError:
+            return False
+
+    async def only_simple(self, reference: Reference, subject: Descriptor) -> bool:
+        """Tell whether only cosign v2's tag has signatures: cosign v3 stops to look there once there is any bundle."""
+        found = await signatures(self.registry, reference, subject.digest)
+        return {one.format for one in found.attached} == {"simple-signing"}
+
+    async def _signed(self, reference: Reference, subject: Descriptor, signer: Signer) -> bool:
+        """Tell whether a bundle by this key is there: a repeated push ends the same."""
+        found = await signatures(self.registry, reference, subject.digest)
+        try:
+            by = signers_of(subject, found, Policy([signer.public]), now=self.now())
+        except TrustError:
+            return False  # an unusable one is there: it does not stop ours
+        return any(one.format == "bundle" for one in by)
+
+    async def _simple(self, reference: Reference, subject: Descriptor, signer: Signer) -> bool:
+        tag = reference.at(simple_signing.tag_of(subject.digest))
+        try:
+            received = await self.registry.manifest(tag, limit_bytes=SIGNATURE_LIMIT_BYTES)
+        except NotFound:
+            received = None
+        existing = Manifest.from_bytes(received.data, what=f"signatures {tag}") if received else None
+        there = [
+            simple_signing.Signature(one.data, one.signature)
+            for one in (await simple_signatures(self.registry, reference, subject.digest) if existing else ())
+        ]
+        if simple_signing.signed_already(there, subject.digest, signer.public):
+            return False
+        signature = simple_signing.sign(subject.digest, signer, name=reference.name)
+        config, image = simple_signing.signature_image(signature, existing)
+        await asyncio.to_thread(self.uploader.blob, reference, image.config, config)
+        await asyncio.to_thread(self.uploader.blob, reference, signature.descriptor, signature.payload)
+        await asyncio.to_thread(self.uploader.manifest, tag, image.data)
+        return True
+
+    async def _notary(self, reference: Reference, subject: Descriptor, signer: Signer) -> bool:
+        listed = [
+            one
+            for one in await referrers(self.registry, reference, subject.digest)
+            if one.artifact_type == notary.ARTIFACT_TYPE
+        ]
+        thumbprints = notary.thumbprints(self.forms.chain)
+        if any(one.annotations.get(notary.THUMBPRINTS) == thumbprints for one in listed):
+            return False
+        if len(listed) >= NOTARY_COUNT_LIMIT:
+            raise FormatError(
+                f"{reference.name}: {subject.digest} has {len(listed)} Notary signatures: verifiers look at no more"
+            )
+        now = self.now()
+        envelope = notary.sign(subject, signer, self.forms.chain, now=now)
+        carrier = notary.signature_manifest(envelope, self.forms.chain, subject, created=timestamp(now))
+        await self.carry(reference, carrier, envelope)
+        return True
+
+
+def timestamp(moment: datetime) -> str:
+    """Return RFC 3339 in seconds, UTC, with Z."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
