@@ -3,6 +3,8 @@
 OCI image-spec v1.1 descriptor.md; the limits are ours (docs/format.md, section 7).
 """
 
+import base64
+import binascii
 import hashlib
 import json
 import math
@@ -16,6 +18,7 @@ from margo_oci.errors import FormatError, TrustError
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024  # what registries commonly accept (distribution-spec: 4 MiB)
 SIGNATURE_LIMIT_BYTES = 64 * 1024
 BLOB_LIMIT_BYTES = 64 * 1024 * 1024  # layers and archives are documents and settings; they are read whole
+INLINE_LIMIT_BYTES = 64 * 1024
 JSON_DEPTH_LIMIT = 32
 MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -87,22 +90,26 @@ def _deeper_than(value: object, levels: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Descriptor:
-    """What points at content: media type, digest, size in bytes (OCI descriptor.md)."""
+    """What points at content: media type, digest, size in bytes, at times the content itself (OCI descriptor.md)."""
 
     media_type: str
     digest: str
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict)
     artifact_type: str = ""
+    data: bytes | None = None
 
     @classmethod
-    def of(cls, data: bytes, media_type: str, annotations: Mapping[str, str] | None = None) -> "Descriptor":
-        """Describe `data`."""
+    def of(
+        cls, data: bytes, media_type: str, annotations: Mapping[str, str] | None = None, *, inline: bool = False
+    ) -> "Descriptor":
+        """Describe `data`, and carry it along if `inline`."""
         return cls(
             media_type=media_type,
             digest=digest_of(data),
             size=len(data),
             annotations=annotations or {},
+            data=data if inline else None,
         )
 
     @classmethod
@@ -124,6 +131,7 @@ class Descriptor:
             size=size,
             annotations=string_map(raw.get("annotations"), at=f"{at}.annotations"),
             artifact_type=artifact_type if isinstance(artifact_type, str) else "",
+            data=_inlined(raw["data"], digest, size, at=f"{at}.data") if "data" in raw else None,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,7 +145,22 @@ class Descriptor:
             raw["artifactType"] = self.artifact_type
         if self.annotations:
             raw["annotations"] = dict(self.annotations)
+        if self.data is not None:
+            raw["data"] = base64.b64encode(self.data).decode()
         return raw
+
+
+def _inlined(raw: object, digest: str, size: int, *, at: str) -> bytes:
+    """Return the content a descriptor carries, if it is what the descriptor names (format 7.3)."""
+    if not isinstance(raw, str) or size > INLINE_LIMIT_BYTES or len(raw) > 4 * (size // 3 + 1):
+        raise FormatError(f"{at}: base64 of {size} bytes is expected, at most {INLINE_LIMIT_BYTES}")
+    try:
+        data = base64.b64decode(raw, validate=True)
+    except (ValueError, binascii.Error):
+        raise FormatError(f"{at}: base64 is expected") from None
+    if len(data) != size or digest_of(data) != digest:
+        raise FormatError(f"{at}: this is not the content with digest {digest}")
+    return data
 
 
 EMPTY_CONFIG = Descriptor.of(EMPTY_JSON, "application/vnd.oci.empty.v1+json")

@@ -210,3 +210,32 @@ def test_a_flood_is_cut_off_at_the_first_byte_too_many() -> None:
     verifier.feed(b"abc")
     with pytest.raises(TrustError, match="more than the declared 3 bytes"):
         verifier.feed(b"d")
+
+
+def inlined(content: bytes, **changes: object) -> dict[str, object]:
+    """A descriptor that carries its content, changed."""
+    return {**Descriptor.of(content, "text/plain", inline=True).to_dict(), **changes}
+
+
+def test_a_descriptor_carries_its_content_if_asked_to() -> None:
+    assert Descriptor.of(b"hello", "text/plain").data is None
+    assert "data" not in Descriptor.of(b"hello", "text/plain").to_dict()
+    for data in (b"", b"h", b"hello", bytes(65536)):
+        assert Descriptor.from_dict(inlined(data), at="layer").data == data
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        inlined(b"hello", data="aGVsbE8="),
+        inlined(b"hello", data="aGVsbG8"),
+        inlined(b"hello", data="aGVs bG8="),
+        inlined(b"hello", data=None),
+        inlined(b"hello", data="aGVsbG8=" * 1000),
+        inlined(b"hello", size=4),
+        inlined(bytes(65537)),
+    ],
+)
+def test_7_3_inlined_content_that_is_not_what_it_should_be_is_refused(raw: dict[str, object]) -> None:
+    with pytest.raises(FormatError, match=r"^layer\.data: "):
+        Descriptor.from_dict(raw, at="layer")
