@@ -11,9 +11,11 @@ from margo_oci.access import Access
 from margo_oci.auth import Credentials
 from margo_oci.desired_state import check_scope
 from margo_oci.errors import FormatError, RegistryError
+from margo_oci.freshness import head_tag
 from margo_oci.helper import ask_helper
 from margo_oci.proxy import Proxies, check_proxy
 from margo_oci.reference import HOST, REPOSITORY, Reference, parse_reference
+from margo_oci.trustconfig import TrustConfig, parse_trust
 from margo_oci.yamldoc import Document, parse_yaml
 from margo_oci.yamldoc import Path as FieldPath
 
@@ -65,13 +67,18 @@ class AgentConfig:
     device: str
     source: Reference
     scopes: Sequence[str]
-    key_files: Sequence[Path]
+    trust: TrustConfig
     registries: Mapping[str, Access]
     interval_s: float
     state_dir: Path
     engine: str
     lock: Literal["enforce", "resolve"]
     proxy: ProxySettings = ProxySettings()
+
+    @property
+    def look_at(self) -> Reference:
+        """Where a look asks whether anything is new: at the state's tag, or at the head beside it."""
+        return head_tag(self.source) if self.trust.mode == "head+release" else self.source
 
     def access(self, host: str) -> Access:
         """How `host` is reached; one that is not configured is reached over TLS, as nobody."""
@@ -100,15 +107,13 @@ class _Reader:
         if not isinstance(root, dict):
             raise FormatError(f"{self.file}: a map with device, source, scopes, trust and stateDir is expected")
         self.known((), root, _KEYS)
-        trust = self.map(("trust",), required=True)
-        self.known(("trust",), trust, ("keys",))
         proxy = self.proxy(("proxy",))
         config = AgentConfig(
             file=self.file,
             device=self.text(("device",)),
             source=self.checked(("source",), parse_reference) or Reference("", ""),
             scopes=self.scopes(),
-            key_files=[self.path(path) for path in self.texts(("trust", "keys"))],
+            trust=parse_trust(self.document, self.file.parent, self.fault),
             registries=self.registries(proxy),
             proxy=proxy,
             interval_s=self.duration_s(("interval",)),
@@ -124,12 +129,6 @@ class _Reader:
         line = self.document.line(path)
         self.faults.append((line, f"{self.file}:{line}: {'.'.join(map(str, path)) or 'document'}: {message}"))
 
-    def find(self, path: FieldPath) -> Any:
-        value = self.document.value
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
-
     def known(self, path: FieldPath, raw: Mapping[str, Any], keys: Sequence[str]) -> None:
         for key in raw:
             if key not in keys:
@@ -140,16 +139,16 @@ class _Reader:
                 )
 
     def text(self, path: FieldPath, *, required: bool = True) -> str:
-        value = self.find(path)
+        value = self.document.find(path)
         if value is None and not required:
             return ""
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value or "\0" in value:
             self.fault(path, "is missing" if value is None else f"text is expected, got {value!r:.80}")
             return ""
         return value
 
     def texts(self, path: FieldPath, *, required: bool = True, example: str = "edge-17") -> Sequence[str]:
-        value = self.find(path)
+        value = self.document.find(path)
         if value is None and not required:
             return ()
         if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
@@ -167,7 +166,7 @@ class _Reader:
         return scopes
 
     def map(self, path: FieldPath, *, required: bool = False) -> dict[str, Any]:
-        value = self.find(path)
+        value = self.document.find(path)
         if isinstance(value, dict):
             return value
         if required or value is not None:
@@ -239,9 +238,14 @@ class _Reader:
         text = self.text(path, required=False)
         if not text:
             return None
-        if not (file := self.path(text)).is_file():
-            self.fault(path, f"{file} is not there")
-        return file
+        file = self.path(text)
+        try:
+            there = file.is_file()
+        except OSError:  # a name that is too long
+            there = False
+        if not there:
+            self.fault(path, f"{file!s:.300} is not there")
+        return file if there else None
 
     def mirrors(self, path: FieldPath) -> tuple[Reference, ...]:
         found = []

@@ -2,25 +2,25 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from margo_agent.config import AgentConfig
 from margo_agent.generation import Generations
-from margo_agent.record import Accepted, Record, RecordFile
+from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
+from margo_agent.trusted import Trusted
 from margo_oci.component import component_reference, fetch_archive
 from margo_oci.compose import images_of
-from margo_oci.content import Descriptor, canonical_json, digest_of
+from margo_oci.content import Descriptor
 from margo_oci.deployment import Component
-from margo_oci.desired_state import LOCK, SCOPE, Lock, Placed, read_layer, revision_of
+from margo_oci.desired_state import LOCK, Lock, Placed, read_layer, revision_of
 from margo_oci.errors import FormatError, RegistryError, TrustError
-from margo_oci.manifest import Manifest
-from margo_oci.reference import parse_image
+from margo_oci.reference import Reference, parse_image
 from margo_oci.registry import Registry
 from margo_oci.store import Store
-from margo_oci.transfer import Sleep, check_trust, fetch, resolve
-from margo_oci.trust import Policy, Seen, Verified, recall
+from margo_oci.transfer import Judge, Sleep, fetch
+from margo_oci.trust import Verified
 
 GATHER_LIMIT_S = 1800.0
 
@@ -43,15 +43,15 @@ class Gatherer:
     """Brings a state and all its documents and archives onto the device."""
 
     config: AgentConfig
-    policy: Policy
+    trusted: Trusted
     registry: Callable[[], Registry]
     store: Store
     record_file: RecordFile
     generations: Callable[[], Generations]
     sleep: Sleep = asyncio.sleep
 
-    def gather(self, record: Record, report: Report, *, accept: bool, offered: Manifest | None) -> Desired | None:
-        """Return the desired state, or None if nothing is new; with `accept` its counter is recorded.
+    def gather(self, record: Record, report: Report, *, accept: bool, offered: bytes = b"") -> Desired | None:
+        """Return the desired state, or None if nothing is new; with `accept` what was verified is recorded.
 
         `offered` is a manifest just received from the source. Raises TrustError, FormatError, RegistryError.
         """
@@ -64,50 +64,19 @@ class Gatherer:
         except TimeoutError:
             raise RegistryError(f"{self.config.source}: not done after {GATHER_LIMIT_S:.0f} s") from None
 
-    async def _gather(
-        self, record: Record, report: Report, *, accept: bool, offered: Manifest | None
-    ) -> Desired | None:
+    async def _gather(self, record: Record, report: Report, *, accept: bool, offered: bytes) -> Desired | None:
+        save = self.record_file.save if accept else lambda unsaved: unsaved
         async with self.registry() as registry:
             try:
-                with report.timed("resolve"):
-                    manifest = offered or await resolve(registry, self.config.source, known=record.known_by(self.terms))
-                if manifest is None:
+                finder = self.trusted.finder
+                verified = await finder.find(registry, record, report, offered=offered, save=save)
+                if verified is None:
                     return None
-                with report.timed("verify"):
-                    verified = await self._verify(registry, manifest, record, report)
-                if accept:
-                    state = verified.state
-                    self.record_file.save(
-                        record.accept(Accepted(state.counter, manifest.digest, state.scope, self.terms))
-                    )
                 with report.timed("fetch"):
                     return await self._fetch(registry, verified, record, report)
             finally:
                 report.requests += registry.traffic.requests
                 report.bytes_in += registry.traffic.bytes_in
-
-    async def _verify(self, registry: Registry, manifest: Manifest, record: Record, report: Report) -> Verified:
-        report.digest = manifest.digest
-        seen = record.accepted.get(manifest.annotations.get(SCOPE, ""))
-        last = Seen(seen.counter, seen.digest) if seen else None
-        if last and record.digest == last.digest == manifest.digest and self._bound(record):
-            verified = recall(manifest, last)
-        else:
-            verified = await check_trust(registry, self.config.source, manifest, self._narrowed(record), last=last)
-        report.counter, report.scope = verified.state.counter, verified.state.scope
-        return verified
-
-    @property
-    def terms(self) -> str:
-        """What changes when the configuration asks for more or less of a state: then it is looked at afresh."""
-        return digest_of(canonical_json([self.policy.digest, self.config.lock]))
-
-    def _bound(self, record: Record) -> bool:
-        return bool(record.current) and record.accepted[record.current].policy == self.terms
-
-    def _narrowed(self, record: Record) -> Policy:
-        """Of several scopes, the first that was accepted stays: a registry must not choose between them (6.11)."""
-        return replace(self.policy, scopes=[record.current]) if self._bound(record) else self.policy
 
     async def _fetch(self, registry: Registry, verified: Verified, record: Record, report: Report) -> Desired:
         fetched = await fetch(verified, registry, self.config.source, self.store, sleep=self.sleep)
@@ -172,10 +141,17 @@ class Gatherer:
             )
 
     async def _component(self, registry: Registry, component: Component, digest: str) -> None:
-        generations = self.generations()
+        generations, at = self.generations(), component_reference(component).at(digest)
+        if judge := self.trusted.component_judge(at.name):
+            await self._check_vendor(registry, at, judge)
         if not generations.has_component(digest):
-            at = component_reference(component).at(digest)
             generations.add_component(digest, await fetch_archive(registry, at, self.store))
+
+    async def _check_vendor(self, registry: Registry, at: Reference, judge: Judge) -> None:
+        """Ask for the signature that the configuration wants of a component (format 6.13). Raises TrustError."""
+        received = await registry.manifest(at)
+        assert received is not None  # noqa: S101
+        await judge.signers(registry, at, Descriptor.of(received.data, received.media_type))
 
     async def _images(self, registry: Registry, placed: Placed, component: Component, digest: str) -> Mapping[str, str]:
         """Resolve the images of an unlocked component; only with `lock: resolve`."""

@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from margo_agent.clock import Clock
 from margo_agent.config import AgentConfig
-from margo_agent.record import RecordFile
+from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
-from margo_agent.standing import repeat
+from margo_agent.standing import check_head, look_for_roots_is_due, repeat
 from margo_oci.errors import MargoError, RegistryError, TrustError
 from margo_oci.registry import Received, Registry
 
@@ -48,6 +49,7 @@ class Loop:
     interrupt: Callable[[], None]
     tell: Callable[[Result], None]
     chance: Callable[[], float]
+    clock: Clock
     registry: Registry = field(init=False)
     failures: int = 0
     looked: bool = False
@@ -109,13 +111,9 @@ class Loop:
         result = await self._result()
         failed = result["outcome"] in ("unreachable", "refused")
         self.failures = self.failures + 1 if failed else 0
-        # The same news again is no news: a refusal is told once, not at every look.
-        news = (
-            result["outcome"],
-            result.get("digest"),
-            result.get("reason"),
-            result.get("message"),
-        )
+        # The same news again is no news: a refusal is told once, not at every look (its words may say what time it is).
+        why = result.get("reason") or result.get("message")
+        news = (result["outcome"], result.get("digest"), why, bool(result.get("stale")))
         if news != self.told:
             self.told = news
             self.tell(result)
@@ -126,12 +124,14 @@ class Loop:
         before = replace(self.registry.traffic)
         try:
             record = self.record_file.load()
+            check_head(record, report, self.clock.now(record.time), "warn")  # whatever comes of this look
             # Until a whole pass got through, each look is one: the configuration may be another than before.
-            known = record.known if self.looked else ""
+            known = record.known if self.looked and not self._roots_are_due(record) else ""
             with report.timed("resolve"):
                 received = await asyncio.wait_for(self._look(known), LOOK_LIMIT_S)
             if known and (received is None or received.digest == known):
                 repeat(record, report)
+                check_head(record, report, self.clock.now(record.time), self.config.trust.freshness)
             else:
                 return await self._passed(received.data if received else None)
         except TimeoutError:
@@ -147,6 +147,11 @@ class Loop:
         report.bytes_in = self.registry.traffic.bytes_in - before.bytes_in
         return report.to_dict()
 
+    def _roots_are_due(self, record: Record) -> bool:
+        """Newer roots are looked for by a pass, as they need cryptography."""
+        now = self.clock.now(record.time)
+        return self.config.trust.mode == "head+release" and look_for_roots_is_due(record, now)
+
     async def _passed(self, manifest: bytes | None) -> Result:
         result = await self.pass_(manifest)
         through = result["outcome"] in ("applied", "unchanged", "failed") and result.get("counter")
@@ -154,7 +159,7 @@ class Loop:
         return result
 
     async def _look(self, known: str) -> Received | None:
-        return await self.registry.manifest(self.config.source, known=known) if known else None
+        return await self.registry.manifest(self.config.look_at, known=known) if known else None
 
     async def _wait(self, timeout_s: float) -> None:
         try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from margo_agent.clock import system_clock
 from margo_agent.config import AgentConfig, load_config
 from margo_agent.passes import Passes
 from margo_agent.printing import log, plain, plain_lines, show
@@ -25,6 +26,8 @@ from margo_oci.registry import Registry
 
 if TYPE_CHECKING:
     from margo_agent.reconcile import Reconciler
+    from margo_oci.transfer import Voucher
+    from margo_oci.trustconfig import Sources
 
 DEFAULT_CONFIG = "/etc/margo-agent/config.yaml"
 
@@ -93,6 +96,7 @@ def run(config_file: Path, output: str) -> None:
             record_file=RecordFile(config.state_dir / "record.json"),
             pass_=passes.once,
             restore=passes.restore,
+            clock=system_clock(),
             interrupt=passes.interrupt,
             tell=lambda result: log(result, output),
             chance=random.SystemRandom().random,
@@ -194,7 +198,7 @@ def status(config_file: Path, output: str) -> int:
         code, message = explain(error)
         click.echo(json.dumps({"outcome": "failed", "message": message}, indent=2))
         return code
-    found = device_status(config, record, os.environ)
+    found = device_status(config, record, os.environ, system_clock().now(record.time))
     text = "\n".join(plain(line) for line in status_lines(found))
     click.echo(json.dumps(found, indent=2) if output == "json" else text)
     return 0
@@ -209,10 +213,9 @@ def reconciler(config: AgentConfig) -> "Reconciler":
     from margo_agent.preview import Preview
     from margo_agent.reconcile import Reconciler
     from margo_agent.runtime import Runtime
+    from margo_agent.trusted import load_trusted
     from margo_oci.compose import Compose, find_compose
-    from margo_oci.keys import PublicKey
     from margo_oci.store import Store
-    from margo_oci.trust import Policy
 
     record_file = RecordFile(config.state_dir / "record.json")
 
@@ -236,10 +239,7 @@ def reconciler(config: AgentConfig) -> "Reconciler":
     return Reconciler(
         gatherer=Gatherer(
             config=config,
-            policy=Policy(
-                [PublicKey.from_pem(_read(file), name=file.name) for file in config.key_files],
-                config.scopes,
-            ),
+            trusted=load_trusted(config, system_clock(), _voucher),
             registry=registry,
             store=Store(config.state_dir),
             record_file=record_file,
@@ -256,11 +256,11 @@ def reconciler(config: AgentConfig) -> "Reconciler":
     )
 
 
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise FormatError(f"trust.keys: {file}: {error.strerror}") from None
+def _voucher(sources: "Sources") -> "Voucher":
+    """Return who checks identities: a process of its own, as what it imports is heavy."""
+    from margo_oci.keyless import voucher
+
+    return voucher(sources.trusted_root)
 
 
 def _engine_environment(engine: str) -> Mapping[str, str]:

@@ -32,6 +32,7 @@ def log(result: Mapping[str, Any], output: str) -> None:
     parts += [f"requests={result['requests']}"] if "requests" in result else []
     parts += [f"{key}={number}" for key, number in result.get("layers", {}).items()]
     parts += [result["message"]] if result.get("message") else []
+    parts += [f"stale: {result['stale']}"] if result.get("stale") not in (None, result.get("message")) else []
     click.echo(f"{_now()} {plain(' '.join(parts))}")
     for one in result.get("deployments", ()):
         if one["action"] != "keep":
@@ -65,6 +66,8 @@ def _lines(report: Report) -> Iterator[str]:
         detail = f"  restarts {', '.join(one.restarts) or 'nothing'}" if one.restarts is not None else ""
         detail += f"  {one.bytes} bytes of images to pull" if one.bytes else ""
         yield f"  {one.action:<8} {one.name or one.id}  {one.state}{detail}"
+    if report.stale and report.stale != report.message:
+        yield f"  stale: {report.stale}"
     total_s = sum(report.seconds.values())
     yield (
         f"  {report.requests} requests, {report.bytes_in} bytes, "

@@ -14,7 +14,6 @@ from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
 from margo_agent.standing import fail_if_any_failed, repeat
 from margo_oci.errors import ApplyError, FormatError, RegistryError, TrustError
-from margo_oci.transfer import parse_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +47,9 @@ class Reconciler:
             fail_if_any_failed(report)
 
     def _once(self, record: Record, report: Report, offered: bytes) -> None:
-        manifest = parse_manifest(offered) if offered else None
-        desired = self.gatherer.gather(record, report, accept=True, offered=manifest)
+        desired = self.gatherer.gather(record, report, accept=True, offered=offered)
         if desired is None:
-            repeat(record, report)
+            repeat(self.record_file.load(), report)
             return
         same = record.known == report.digest
         self.applier().apply(desired, report)
@@ -59,7 +57,7 @@ class Reconciler:
         fail_if_any_failed(report)
 
     def _plan(self, record: Record, report: Report) -> None:
-        desired: Desired | None = self.gatherer.gather(record, report, accept=False, offered=None)
+        desired: Desired | None = self.gatherer.gather(record, report, accept=False)
         if desired is None:
             repeat(record, report)
             return

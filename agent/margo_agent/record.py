@@ -2,16 +2,44 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from margo_agent.clock import Mark
 from margo_oci.content import is_digest, parse_json
 from margo_oci.errors import FormatError
+from margo_oci.freshness import SeenHead
 from margo_oci.store import write_whole
 
 RECORD_LIMIT_BYTES = 16 * 1024 * 1024
 _FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenCarrier:
+    """The last head that was accepted for a scope, and the manifest that carried it; moments are text here."""
+
+    carrier: str
+    version: int
+    content: str
+    state: str
+    issued: str
+    expires: str
+
+    @property
+    def seen(self) -> SeenHead:
+        """The head, as the rules want it. Raises FormatError."""
+        return SeenHead.from_dict(asdict(self), at="record: head")
+
+
+@dataclass(frozen=True)
+class GivenRoot:
+    """The newest root that is trusted, as text; `given` is the digest of the one it was followed from."""
+
+    given: str
+    data: str
+    looked: str  # when newer ones were looked for; "" if never
 
 
 @dataclass(frozen=True)
@@ -22,6 +50,7 @@ class Accepted:
     digest: str
     scope: str
     policy: str = ""  # by which it was verified
+    head: SeenCarrier | None = None  # which said that it is meant
 
 
 @dataclass(frozen=True)
@@ -63,6 +92,8 @@ class Record:
     installed: Mapping[str, Installed] = field(default_factory=dict)
     failed: Mapping[str, Failure] = field(default_factory=dict)
     unsure: Sequence[str] = ()
+    root: GivenRoot | None = None
+    time: Mark | None = None
 
     def accept(self, accepted: Accepted) -> "Record":
         """Return the record with a newly verified state, which is then still to be applied."""
@@ -80,12 +111,23 @@ class Record:
 
     @property
     def known(self) -> str:
-        """What the registry is asked to leave out: the digest of a state with which nothing is left to do."""
-        return self.digest if self.settled else ""
+        """What the registry is asked to leave out: the digest of a state, or of what carries its head, with which
+        nothing is left to do.
+        """
+        head = self.accepted[self.current].head if self.current in self.accepted else None
+        return (head.carrier if head else self.digest) if self.settled else ""
 
     def known_by(self, policy: str) -> str:
         """Return the same, if it was verified by this very policy."""
         return self.known if self.known and self.accepted[self.current].policy == policy else ""
+
+    def forget_heads(self) -> "Record":
+        """Return the record without heads and the time they told: a key that signed them is trusted no more (10.6)."""
+        return replace(self, accepted={key: replace(one, head=None) for key, one in self.accepted.items()}, time=None)
+
+    def forget_counters(self) -> "Record":
+        """Return the record without counters: a key that signed those states is trusted no more (10.6)."""
+        return replace(self, accepted={key: replace(one, counter=0) for key, one in self.accepted.items()})
 
     def begin(self, deployment: str) -> "Record":
         """Return the record with a step under way: until it ends nobody knows what runs."""
@@ -152,15 +194,17 @@ class RecordFile:
             if raw["format"] != _FORMAT:
                 raise ValueError(f"format {raw['format']!r}")
             record = Record(
-                accepted={key: Accepted(**value) for key, value in raw["accepted"].items()},
+                accepted={key: _accepted(value) for key, value in raw["accepted"].items()},
                 current=raw["current"],
                 settled=raw["settled"],
                 installed={key: Installed(**value) for key, value in raw["installed"].items()},
                 failed={key: Failure(**value) for key, value in raw["failed"].items()},
                 unsure=tuple(raw.get("unsure", ())),
+                root=GivenRoot(**raw["root"]) if raw.get("root") else None,
+                time=Mark(**raw["time"]) if raw.get("time") else None,
             )
             _check(record)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, FormatError) as error:
             # Never start over on our own: the counters in it are what keeps old states out.
             raise FormatError(
                 f"{self.path}: not a usable record ({error}): restore it, or provision the device anew"
@@ -175,6 +219,11 @@ class RecordFile:
         return record
 
 
+def _accepted(raw: Mapping[str, Any]) -> Accepted:
+    head = raw.get("head")
+    return Accepted(**{**raw, "head": SeenCarrier(**head) if head else None})
+
+
 def _check(record: Record) -> None:
     """Raise ValueError for what the file cannot have said."""
     if not all(is_digest(one.digest) and isinstance(one.counter, int) for one in record.accepted.values()):
@@ -183,5 +232,12 @@ def _check(record: Record) -> None:
         raise ValueError("current, settled")
     if record.current and record.current not in record.accepted:
         raise ValueError("current")
+    for one in record.accepted.values():
+        if one.head and one.head.seen.state != one.digest:
+            raise ValueError("accepted: head")
+    if record.root and not all(isinstance(text, str) for text in astuple(record.root)):
+        raise ValueError("root")
+    if record.time and not isinstance(record.time.uptime_s, int | float):
+        raise ValueError("time")
     if not all(isinstance(one, str) for one in record.unsure):
         raise ValueError("unsure")

@@ -62,6 +62,9 @@ class Report:
     images_pulled: int = 0
     reason: str = ""
     message: str = ""
+    stale: str = ""
+    head_version: int = 0
+    head_expires: str = ""
     retry_after_s: float | None = None
     deployments: list[DeploymentReport] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -97,6 +100,8 @@ class Report:
             "imagesPulled": self.images_pulled,
             "reason": self.reason or None,
             "message": self.message or None,
+            "stale": self.stale or None,
+            "head": {"version": self.head_version, "expires": self.head_expires} if self.head_version else None,
             "retryAfterSeconds": self.retry_after_s,
             "deployments": [one.to_dict() for one in self.deployments],
             "seconds": self.seconds,

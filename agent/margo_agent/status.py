@@ -1,16 +1,22 @@
 """What this device accepted and what runs, from its record and its engine; no registry is asked."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from margo_agent.config import AgentConfig
 from margo_agent.engine import Container, Engine, find_engine
 from margo_agent.record import Record
+from margo_agent.standing import last_head, stale
 from margo_oci.errors import ApplyError
+from margo_oci.freshness import format_moment
 
 
-def device_status(config: AgentConfig, record: Record, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the status as JSON would print it; `engine` says so if the engine cannot be asked."""
+def device_status(config: AgentConfig, record: Record, environment: Mapping[str, str], now: datetime) -> dict[str, Any]:
+    """Return the status as JSON would print it; `engine` says so if the engine cannot be asked.
+
+    `now` is what a pass would take for the time (`Clock.now`).
+    """
     containers: Sequence[Container] = ()
     try:
         engine = Engine(find_engine(config.engine, environment))
@@ -18,13 +24,15 @@ def device_status(config: AgentConfig, record: Record, environment: Mapping[str,
         engine.close()
     except ApplyError as error:
         answer = str(error)
-    accepted = record.accepted.get(record.current)
+    accepted, head = record.accepted.get(record.current), last_head(record)
     return {
         "device": config.device,
         "source": str(config.source),
         "digest": accepted.digest if accepted else None,
         "counter": accepted.counter if accepted else None,
         "scope": accepted.scope if accepted else None,
+        "head": {"version": head.version, "expires": format_moment(head.expires)} if head else None,
+        "stale": stale(record, now) or None,
         "settled": record.settled,
         "engine": answer,
         "deployments": [
@@ -61,6 +69,10 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
     """Yield the status for people."""
     state = f"counter {status['counter']}  {status['digest']}" if status["digest"] else "no state accepted yet"
     yield f"{status['device']}  {status['source']}  {state}"
+    if status["head"]:
+        yield f"  head {status['head']['version']}, until {status['head']['expires']}"
+    if status["stale"]:
+        yield f"  stale: {status['stale']}"
     if status["digest"] and not status["settled"]:
         yield "  not everything of it is applied yet"
     if status["engine"] != "ok":

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from margo_agent.applying import Applier
+from margo_agent.clock import Clock
 from margo_agent.config import AgentConfig
+from margo_agent.finding import ByHead, ByTag, Finder
 from margo_agent.gather import Gatherer
 from margo_agent.generation import Generations
 from margo_agent.preview import Preview
 from margo_agent.reconcile import Reconciler
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
+from margo_agent.trusted import Trusted, terms_of
 from margo_oci.archive import Entry
 from margo_oci.auth import Credentials
 from margo_oci.composefile import COMPOSE_FILE
@@ -28,15 +31,21 @@ from margo_oci.content import EMPTY_JSON, Descriptor, canonical_json, digest_of
 from margo_oci.cosign import PAYLOAD_TYPE, bundle, pae, sign, signature_manifest
 from margo_oci.deployment import Deployment, parse_deployment
 from margo_oci.desired_state import DesiredState, Layer, Lock, build_layer, build_state
+from margo_oci.freshness import Freshness
+from margo_oci.identity import Identity
 from margo_oci.keys import FileKey, PublicKey, generate
 from margo_oci.manifest import Manifest, build_index
 from margo_oci.package import build_component
 from margo_oci.reference import Reference
 from margo_oci.registry import Access, Registry
+from margo_oci.signing import Attacher
 from margo_oci.store import Store
+from margo_oci.transfer import Judge, Voucher
 from margo_oci.trust import Policy
+from margo_oci.trustconfig import TrustConfig
 from tests.simulators.engine import SERVICE, SimulatedCompose, SimulatedEngine, runtime
 from tests.simulators.registry import SimulatedRegistry
+from tests.simulators.uploader import SimulatedUploader
 
 HOST = "registry.example"
 SOURCE = Reference(HOST, "fleet/edge-17", "latest")
@@ -128,6 +137,18 @@ class Plant:
         """Sign a manifest; return what carries the signature."""
         return self.attach(sign(manifest.digest, key, name=SOURCE.name), manifest.descriptor)
 
+    def sign_component(self, key: FileKey) -> None:
+        """Sign the component, as its vendor does with `margo-oci sign`."""
+        at = Reference(HOST, COMPONENT, digest=self.component)
+
+        async def sign_it(registry: Registry) -> None:
+            received = await registry.manifest(at)
+            assert received
+            subject = Descriptor.of(received.data, received.media_type)
+            await Attacher(registry, SimulatedUploader(self.sim), lambda: NOON).sign(at, subject, key)
+
+        ask(self.sim, sign_it)
+
     def attach(self, bundle: bytes, subject: Descriptor) -> Manifest:
         """Attach a bundle to a subject, whatever is in it."""
         carrier = signature_manifest(bundle, subject, created="2026-08-01T12:00:00Z")
@@ -184,6 +205,12 @@ class Device:
         self.record_file = RecordFile(folder / "record.json")
         self.credentials: Credentials | None = None
         self.lock_resolve = False
+        self.vendor: PublicKey | None = None
+        self.root = b""  # with one, heads are asked for
+        self.freshness: Freshness = "enforce"
+        self.now, self.uptime_s, self.boot = NOON, 0.0, "first boot"
+        self.identities: Sequence[Identity] = []
+        self.vouch: Voucher | None = None
         self.scopes: Sequence[str] = [SCOPE]
         self.stopping = False
         self.pauses: list[float] = []
@@ -241,7 +268,7 @@ class Device:
         return Reconciler(
             gatherer=Gatherer(
                 config=self._config(),
-                policy=Policy([self.key], self.scopes),
+                trusted=self._trusted(),
                 registry=self.registry,
                 store=Store(self.folder),
                 record_file=self.record_file,
@@ -255,13 +282,40 @@ class Device:
             preview=lambda: Preview(generations=generations, runtime=running, registry=self.registry),
         )
 
+    @property
+    def clock(self) -> Clock:
+        """Its clocks."""
+        return Clock(rtc=lambda: self.now, boot=lambda: self.boot, uptime_s=lambda: self.uptime_s)
+
+    def _trusted(self) -> Trusted:
+        finder: Finder
+        if self.root:
+            finder = ByHead(
+                source=SOURCE,
+                scopes=self.scopes,
+                given=self.root,
+                chain=SOURCE.at("trust"),
+                freshness=self.freshness,
+                clock=self.clock,
+                terms=terms_of(digest_of(self.root), self._config()),
+            )
+        else:
+            policy = Policy([] if self.identities else [self.key], self.scopes, identities=self.identities)
+            judge = Judge(policy, lambda: NOON, self.vouch)
+            finder = ByTag(SOURCE, judge, terms_of(policy.digest, self._config()))
+        components = Judge(Policy([self.vendor]), lambda: NOON) if self.vendor else None
+        return Trusted(
+            finder=finder,
+            component_judge=lambda _: components,
+        )
+
     def _config(self) -> AgentConfig:
         return AgentConfig(
             file=self.folder / "config.yaml",
             device="edge-17",
             source=SOURCE,
             scopes=self.scopes,
-            key_files=[],
+            trust=TrustConfig(mode="head+release" if self.root else "release", freshness=self.freshness),
             registries={HOST: self._access(HOST)},
             interval_s=30.0,
             state_dir=self.folder,

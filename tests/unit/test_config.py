@@ -43,7 +43,7 @@ def test_the_smallest_configuration_has_sensible_defaults(tmp_path: Path) -> Non
     assert config.device == "edge-17"
     assert str(config.source) == "registry.example/fleet/edge-17:latest"
     assert config.scopes == ["plant-3/line-1/edge-17"]
-    assert config.key_files == [tmp_path / "fleet.pub"]
+    assert config.trust.sources.keys == [tmp_path / "fleet.pub"]
     assert config.state_dir == tmp_path / "state"
     assert (config.interval_s, config.engine, config.lock) == (30.0, "", "enforce")
     assert config.access("registry.example") == Access()
@@ -80,7 +80,7 @@ def test_paths_are_beside_the_file_or_absolute(tmp_path: Path) -> None:
     text = SMALLEST.replace("state\n", "/var/lib/margo-agent\n").replace("fleet.pub", "../keys/fleet.pub")
     config = load_config(written(tmp_path, text))
     assert config.state_dir == Path("/var/lib/margo-agent")
-    assert config.key_files == [tmp_path / "../keys/fleet.pub"]
+    assert config.trust.sources.keys == [tmp_path / "../keys/fleet.pub"]
 
 
 def test_a_file_that_is_not_there_says_how_to_name_one(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """What a change of the configuration means for a state that was accepted before it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from margo_agent.trusted import terms_of
+from margo_oci.trustconfig import ComponentRule, Sources
 from tests.simulators.plant import SCOPE, Plant, running_plant
 
 GROUP = "plant-3/line-1"
@@ -35,6 +38,28 @@ def test_6_11_a_change_of_the_scopes_lets_another_one_in_and_nobody_goes_back(pl
     assert plant.device.once().reason == "wrong-scope"
 
 
+def test_6_13_a_component_without_its_vendors_signature_is_refused(plant: Plant) -> None:
+    plant.device.vendor = plant.stranger.public
+    plant.publish(plant.workload("pump", "b"), counter=2)
+    report = plant.device.once()
+    assert (report.outcome, report.reason) == ("refused", "unsigned")
+    assert plant.device.engine.running == {"pump": "a"}
+
+
+def test_6_13_a_component_with_its_vendors_signature_runs(plant: Plant) -> None:
+    plant.device.vendor = plant.stranger.public
+    plant.sign_component(plant.stranger)
+    plant.publish(plant.workload("pump", "b"), counter=2)
+    assert plant.device.once().outcome == "applied"
+
+
+def test_6_13_a_vendors_signature_by_another_key_is_refused(plant: Plant) -> None:
+    plant.device.vendor = plant.stranger.public
+    plant.sign_component(plant.key)
+    plant.publish(plant.workload("pump", "b"), counter=2)
+    assert plant.device.once().reason == "wrong-key"
+
+
 def test_4_3_what_ran_unlocked_is_refused_once_locks_are_enforced(plant: Plant) -> None:
     plant.sim.put_manifest("images/cell", "1", b"the image")
     plant.device.lock_resolve = True
@@ -44,3 +69,15 @@ def test_4_3_what_ran_unlocked_is_refused_once_locks_are_enforced(plant: Plant) 
     report = plant.device.once()
     assert (report.outcome, report.reason) == ("refused", "unlocked")
     assert plant.device.engine.running == {"pump": "b"}
+
+
+def test_a_state_is_looked_at_afresh_when_a_vendors_key_file_has_another_content(tmp_path: Path) -> None:
+    key = tmp_path / "vendor.pub"
+    key.write_bytes(b"one")
+    config = running_plant(tmp_path / "device").device._config()
+    rules = [ComponentRule(["*"], Sources(keys=[key]))]
+    config = replace(config, trust=replace(config.trust, components=rules))
+    before = terms_of("policy", config)
+    assert terms_of("policy", config) == before
+    key.write_bytes(b"two")
+    assert terms_of("policy", config) != before

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,13 @@ from margo_agent.config import AgentConfig
 from margo_agent.loop import BACKOFF_LIMIT_S, Loop, Result, pause_s
 from margo_agent.printing import log, show
 from margo_agent.report import DeploymentReport, Report
+from margo_oci.ceremony import Change
 from margo_oci.errors import FormatError
-from tests.simulators.plant import running_plant
+from tests.simulators.faults import answers
+from tests.simulators.plant import Plant, running_plant
+from tests.unit.headed import HEAD_TAG, headed_plant
+from tests.unit.scenes import key
+from tests.unit.trusted import DAY
 
 
 def test_without_failures_it_is_the_interval_give_or_take_a_tenth() -> None:
@@ -92,8 +98,8 @@ def test_the_time_of_a_step_is_added_up_even_if_it_fails() -> None:
 class Looking:
     """A loop at a simulated registry; its passes are the device's own, in this process."""
 
-    def __init__(self, folder: Path) -> None:
-        self.plant = running_plant(folder)
+    def __init__(self, plant: Plant) -> None:
+        self.plant = plant
         self.told: list[Result] = []
         self.passes = 0
         self.config = self.plant.device._config()
@@ -107,6 +113,7 @@ class Looking:
             interrupt=lambda: None,
             tell=self.told.append,
             chance=lambda: 0.5,
+            clock=self.plant.device.clock,
         )
 
     async def _pass(self, manifest: bytes | None) -> Result:
@@ -133,12 +140,61 @@ class Looking:
 @pytest.fixture
 def looking(tmp_path: Path) -> Looking:
     """A loop whose device runs pump by recipe a."""
-    return Looking(tmp_path)
+    return Looking(running_plant(tmp_path))
 
 
 def test_the_first_look_is_a_whole_pass_and_the_next_only_a_look(looking: Looking) -> None:
     looking.look(3)
     assert looking.passes == 1
+
+
+def test_with_heads_a_pass_looks_for_newer_roots_daily_although_nothing_else_is_new(tmp_path: Path) -> None:
+    plant = headed_plant(tmp_path)
+    looking = Looking(plant)
+    looking.look(3)
+    assert looking.passes == 1
+    plant.wait(DAY)
+    looking.look(2)
+    assert looking.passes == 2
+
+
+def test_with_heads_a_key_that_was_taken_away_ends_to_count_although_its_head_is_still_there(tmp_path: Path) -> None:
+    plant = headed_plant(tmp_path)
+    looking = Looking(plant)
+    looking.look(2)
+    plant.rotate(head=Change(add=[key("head2").public], remove=["head"]))
+    plant.wait(DAY)
+    assert [one["reason"] for one in looking.look(2)] == ["wrong-key"]
+
+
+def test_a_head_that_expired_is_told_once(tmp_path: Path) -> None:
+    plant = headed_plant(tmp_path)
+    looking = Looking(plant)
+    looking.look(2)
+    plant.wait(7 * DAY)
+    assert [one["reason"] for one in looking.look(2)] == ["freeze"]
+    plant.wait(timedelta(hours=1))
+    assert looking.look(2) == []
+
+
+def test_a_head_that_expired_is_told_once_where_that_is_no_refusal(tmp_path: Path) -> None:
+    plant = headed_plant(tmp_path)
+    plant.device.freshness = "warn"
+    looking = Looking(plant)
+    looking.look(2)
+    plant.wait(7 * DAY)
+    assert [(one["outcome"], "stale" in one) for one in looking.look(2)] == [("unchanged", True)]
+
+
+def test_a_registry_that_is_away_does_not_hide_that_the_head_expired(tmp_path: Path) -> None:
+    plant = headed_plant(tmp_path)
+    looking = Looking(plant)
+    looking.look(2)
+    plant.wait(7 * DAY - timedelta(hours=1))
+    looking.look(2)
+    plant.sim.fail(answers(503), on=HEAD_TAG, times=20)
+    plant.wait(timedelta(hours=1))
+    assert [(one["outcome"], "stale" in one) for one in looking.look(2)] == [("unreachable", True)]
 
 
 def test_the_same_news_is_told_once_with_what_it_cost(looking: Looking) -> None:
@@ -219,3 +275,16 @@ def test_no_terminal_obeys_what_is_printed(capsys: pytest.CaptureFixture[str]) -
     assert out.isascii()
     assert all(char.isprintable() for char in out.replace("\n", ""))
     assert json.loads(out.splitlines()[0])["message"] == evil
+
+
+def test_people_read_that_what_runs_is_stale(capsys: pytest.CaptureFixture[str]) -> None:
+    log({"outcome": "unreachable", "message": "nobody answers", "stale": "head version 3 expired"}, "text")
+    assert capsys.readouterr().out.endswith("unreachable nobody answers stale: head version 3 expired\n")
+    show(Report("", "edge-17", stale="head version 3 expired"), "text")
+    assert "  stale: head version 3 expired" in capsys.readouterr().out
+
+
+def test_a_refusal_as_stale_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "head version 3 expired"
+    log({"outcome": "refused", "reason": "freeze", "message": words, "stale": words}, "text")
+    assert capsys.readouterr().out.count(words) == 1
