@@ -10,11 +10,12 @@ import click
 
 from margo_cli.folder import read_deployments
 from margo_cli.look import read
-from margo_cli.session import Session, human_bytes, load_public_keys, say, with_session
+from margo_cli.session import Session, human_bytes, say, with_session
+from margo_cli.trusting import Trusting, trust_options
 from margo_oci.deployment import Deployment
 from margo_oci.desired_state import Lock, build_layer
 from margo_oci.reference import parse_reference
-from margo_oci.trust import Policy, TrustAnything
+from margo_oci.trust import TrustAnything
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,12 @@ def _lock_diff(old: Lock | None, new: Lock | None) -> Sequence[str]:
 @click.command()
 @click.argument("old")
 @click.argument("new")
-@click.option("--key", "key_files", type=click.Path(path_type=Path), multiple=True,
-              help="Public key: verify references before comparing. [they are only looked at]")  # fmt: skip
+@trust_options
 @with_session()
-def diff(session: Session, old: str, new: str, key_files: Sequence[Path]) -> int:
+def diff(session: Session, old: str, new: str, trusting: Trusting) -> int:
     """Show what changes from OLD to NEW, each a folder or a reference, and the bytes a device would fetch.
+
+    References are only looked at, unless --key or another option says whose signature they must have.
 
     Exit code: 0 the same, 1 different.
 
@@ -112,20 +114,20 @@ def diff(session: Session, old: str, new: str, key_files: Sequence[Path]) -> int
       margo-oci diff registry.example/fleet/edge-17:latest states/edge-17
       margo-oci diff registry.example/fleet/edge-17:latest-counter-4 registry.example/fleet/edge-17:latest
     """
-    policy = Policy(load_public_keys(key_files)) if key_files else TrustAnything()
-    difference = compare(_side(session, old, policy), _side(session, new, policy))
+    difference = compare(_side(session, old, trusting), _side(session, new, trusting))
     session.show(_json(difference), _lines(difference))
     if not difference.locks_compared:
         say("locks were not compared: a folder has none")
     return 0 if difference.same else 1
 
 
-def _side(session: Session, text: str, policy: Policy | TrustAnything) -> Side:
+def _side(session: Session, text: str, trusting: Trusting) -> Side:
     if Path(text).is_dir():
         deployments = [document.deployment for document in read_deployments(Path(text), allow_empty=True)]
         layers = [build_layer(deployment).descriptor for deployment in deployments]
         return Side({one.id: one for one in deployments}, {}, {layer.digest: layer.size for layer in layers})
-    verified, placed = read(session, parse_reference(text), policy)
+    reference = parse_reference(text)
+    verified, placed = read(session, reference, trusting.judge(reference) if trusting.given else TrustAnything())
     return Side(
         {name: one.deployment for name, one in placed.items()},
         {name: one.lock for name, one in placed.items()},

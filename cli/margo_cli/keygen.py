@@ -8,7 +8,7 @@ import click
 
 from margo_cli.session import PASSWORD_VARIABLE, Session, long_output_option, password_of_environment, say
 from margo_oci.errors import FormatError
-from margo_oci.keys import PublicKey, generate
+from margo_oci.keys import PublicKey, generate, generate_cosign
 
 
 @click.command()
@@ -22,8 +22,9 @@ from margo_oci.keys import PublicKey, generate
 )
 @click.option("--name", default="margo", show_default=True, help="NAME.key and NAME.pub are written.")
 @click.option("--no-password", is_flag=True, help="Leave the private key unencrypted.")
+@click.option("--cosign", is_flag=True, help="Write the private key as cosign keeps it, always encrypted.")
 @long_output_option
-def keygen(folder: Path, name: str, no_password: bool, output: str) -> None:
+def keygen(folder: Path, name: str, no_password: bool, cosign: bool, output: str) -> None:
     """Make a P-256 key pair for signing desired states.
 
     The password comes from MARGO_OCI_KEY_PASSWORD, or is asked for. Files are never overwritten.
@@ -32,14 +33,18 @@ def keygen(folder: Path, name: str, no_password: bool, output: str) -> None:
     Examples:
       margo-oci keygen --name fleet
       MARGO_OCI_KEY_PASSWORD=… margo-oci keygen -o keys --name fleet
+      margo-oci keygen --name vendor --cosign
     """
+    if cosign and no_password:
+        raise click.UsageError("--cosign: its file is always encrypted; an empty password is one, too.")
     if Path(name).name != name or name in ("", ".", ".."):
         raise FormatError(f"--name {name!r}: a file name is expected")
     private_file, public_file = folder / f"{name}.key", folder / f"{name}.pub"
     for file in (private_file, public_file):
         if file.exists():
             raise FormatError(f"{file} is there already: keys are never overwritten")
-    private, public = generate(None if no_password else _password())
+    password = None if no_password else _password()
+    private, public = generate_cosign(password or b"") if cosign else generate(password)
     folder.mkdir(parents=True, exist_ok=True)
     _write_new(private_file, private, 0o600)
     _write_new(public_file, public, 0o644)

@@ -1,4 +1,4 @@
-"""`margo-oci verify`, `inspect` and `pull`: look at a published state, as a device would or as it is."""
+"""`margo-oci inspect` and `pull`: look at a published state, as a device would or as it is."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,11 @@ from margo_cli.session import (
     Session,
     cache,
     human_bytes,
-    load_public_keys,
-    public_keys_option,
     reference_argument,
     say,
     with_session,
 )
+from margo_cli.trusting import Trusting, need_trust, trust_options
 from margo_oci.content import Descriptor
 from margo_oci.desired_state import DesiredState, Placed, read_layers
 from margo_oci.errors import FormatError, RegistryError
@@ -24,15 +23,15 @@ from margo_oci.manifest import CREATED
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
 from margo_oci.store import Store
-from margo_oci.transfer import fetch, open_state, referrers
-from margo_oci.trust import Policy, TrustAnything, Verified
+from margo_oci.transfer import Judge, fetch, open_state, referrers
+from margo_oci.trust import TrustAnything, Verified
 
 
 async def read_state(
-    registry: Registry, reference: Reference, policy: Policy | TrustAnything, session: Session
+    registry: Registry, reference: Reference, judge: Judge | TrustAnything, session: Session
 ) -> tuple[Verified, Mapping[str, Placed]]:
     """Resolve, verify, fetch and read a state. Raises TrustError, RegistryError, FormatError."""
-    verified = await open_state(registry, reference, policy)
+    verified = await open_state(registry, reference, judge)
     store = cache()
     with session.progress("fetching", len(verified.state.manifest.layers)) as progress:
         await fetch(verified, registry, reference, store, progress=progress)
@@ -46,50 +45,14 @@ def _blob(store: Store, layer: Descriptor) -> bytes:
     return data
 
 
-def read(
-    session: Session, reference: Reference, policy: Policy | TrustAnything
-) -> tuple[Verified, Mapping[str, Placed]]:
+def read(session: Session, reference: Reference, judge: Judge | TrustAnything) -> tuple[Verified, Mapping[str, Placed]]:
     """Do the same from a command."""
 
     async def work() -> tuple[Verified, Mapping[str, Placed]]:
         async with session.registry(reference) as registry:
-            return await read_state(registry, reference, policy, session)
+            return await read_state(registry, reference, judge, session)
 
     return asyncio.run(work())
-
-
-@click.command()
-@reference_argument
-@public_keys_option
-@click.option("--scope", "scopes", multiple=True, help="The state must be for one of these.")
-@with_session()
-def verify(session: Session, reference: Reference, key_files: Sequence[Path], scopes: Sequence[str]) -> None:
-    """Check a published state as a device would: signature, scope, and every byte of every layer.
-
-    \b
-    Examples:
-      margo-oci verify registry.example/fleet/edge-17:latest --key fleet.pub --scope edge-17
-      margo-oci verify registry.example/fleet/edge-17@sha256:… --key fleet.pub -o json
-    """
-    verified, placed = read(session, reference, Policy(load_public_keys(key_files), scopes))
-    state = verified.state
-    raw = {
-        "verified": True,
-        "reference": str(reference.at(state.manifest.digest)),
-        "digest": state.manifest.digest,
-        "counter": state.counter,
-        "scope": state.scope,
-        "signedBy": verified.signed_by,
-        "deployments": [{"id": one.deployment.id, "name": one.deployment.name} for one in placed.values()],
-    }
-    session.show(
-        raw,
-        [
-            f"verified: counter {state.counter} for {state.scope or 'no scope'}, signed by {verified.signed_by}",
-            f"{len(placed)} deployments, every layer is what the signature covers",
-            str(reference.at(state.manifest.digest)),
-        ],
-    )
 
 
 @click.command()
@@ -199,17 +162,18 @@ def _lines(state: DesiredState, placed: Mapping[str, Placed], found: Sequence[De
     required=True,
     help="Where to write.",
 )
-@public_keys_option
+@trust_options
 @click.option("--force", is_flag=True, help="Replace files that are there with other content.")
 @with_session(short=False)
-def pull(session: Session, reference: Reference, folder: Path, key_files: Sequence[Path], force: bool) -> None:
+def pull(session: Session, reference: Reference, folder: Path, trusting: Trusting, force: bool) -> None:
     """Write the documents of a published state as files, byte for byte, after verifying it.
 
     \b
     Example:
       margo-oci pull registry.example/fleet/edge-17:latest -o states/edge-17 --key fleet.pub
     """
-    verified, placed = read(session, reference, Policy(load_public_keys(key_files)))
+    need_trust(trusting)
+    verified, placed = read(session, reference, trusting.judge(reference))
     files = {folder / f"{name}.yaml": one.deployment.data for name, one in placed.items()}
     taken = [str(file) for file, data in files.items() if file.exists() and file.read_bytes() != data]
     if taken and not force:

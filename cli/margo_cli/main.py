@@ -5,12 +5,17 @@ import sys
 import click
 from click.shell_completion import get_completion_class
 
+from margo_cli.attach import attach_command
 from margo_cli.compare import diff
+from margo_cli.head import head
 from margo_cli.keygen import keygen
 from margo_cli.login import login, logout
-from margo_cli.look import inspect, pull, verify
+from margo_cli.look import inspect, pull
 from margo_cli.push import component, push
 from margo_cli.releases import history, rollback
+from margo_cli.root import root
+from margo_cli.sign import sign, verify
+from margo_cli.tree import tree_command
 from margo_oci.errors import explain
 
 PROGRAM = "margo-oci"
@@ -53,12 +58,17 @@ for command in (
     keygen,
     component,
     push,
+    sign,
     verify,
+    attach_command,
+    tree_command,
     inspect,
     pull,
     diff,
     history,
     rollback,
+    root,
+    head,
     login,
     logout,
 ):

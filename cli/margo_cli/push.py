@@ -13,14 +13,13 @@ from margo_cli.session import (
     Session,
     cache,
     compose,
-    key_option,
     load_public_keys,
-    load_signer,
     peer_keys_option,
     reference_argument,
     say,
     with_session,
 )
+from margo_cli.trusting import Signing, signing_options
 from margo_oci.archive import Entry
 from margo_oci.compose import faults_of_template
 from margo_oci.composefile import COMPOSE_FILE
@@ -30,15 +29,16 @@ from margo_oci.errors import FormatError, NotFound
 from margo_oci.keys import PublicKey, Signer
 from margo_oci.lock import Locker
 from margo_oci.package import build_component, check_version, faults_of, placed_below
-from margo_oci.publish import Publisher, Release, attach_signature, current_state, plan_release, timestamp
+from margo_oci.publish import Publisher, Release, current_state, plan_release
 from margo_oci.reference import Reference
+from margo_oci.signing import Attacher, Forms, timestamp
 from margo_oci.yamltree import parse_tree
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @reference_argument
-@key_option
+@signing_options
 @click.option(
     "--scope",
     required=True,
@@ -61,7 +61,7 @@ def push(
     session: Session,
     folder: Path,
     reference: Reference,
-    key_file: Path | None,
+    signing: Signing,
     scope: str,
     peer_files: Sequence[Path],
     counter: int | None,
@@ -83,18 +83,16 @@ def push(
     """
     if reference.digest:
         raise FormatError(f"{reference}: a tag to move is expected, not a digest")
-    if not key_file and not dry_run:
-        raise click.UsageError(
-            "Missing option '--key': devices refuse what is not signed (margo-oci keygen makes one)."
-        )
     check_scope(scope)
     if counter is not None:
         check_counter(counter)
     documents = read_deployments(folder, allow_empty=allow_empty)
     # A dry run needs no key, and asks for no password.
-    signer = load_signer(key_file) if key_file and not dry_run else None
+    signer = None if dry_run else signing.required()
     peers = load_public_keys(peer_files)
-    release, names = asyncio.run(_push(session, documents, reference, signer, peers, scope, counter, _created(created)))
+    release, names = asyncio.run(
+        _push(session, documents, reference, signer, signing.forms, peers, scope, counter, _created(created))
+    )
     session.show(_release_json(release, names, dry_run), list(_release_lines(release, names, dry_run)))
 
 
@@ -103,6 +101,7 @@ async def _push(
     documents: Sequence[Document],
     reference: Reference,
     signer: Signer | None,
+    forms: Forms,
     peers: Sequence[PublicKey],
     scope: str,
     counter: int | None,
@@ -123,7 +122,7 @@ async def _push(
             new = frozenset(layer.descriptor.digest for layer in layers) - known
             return Release(reference=reference, state=planned.state, uploaded=new, changed=planned.changed), names
         uploader = session.uploader(reference)
-        publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC), peers)
+        publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC), peers, forms)
         with session.progress("pushing", len(layers)) as progress:
             release = await publisher.publish(
                 reference, layers, scope=scope, counter=counter, created=created, progress=progress
@@ -180,9 +179,9 @@ def component() -> None:
 @component.command("push")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @reference_argument
-@key_option
+@signing_options
 @with_session()
-def component_push(session: Session, folder: Path, reference: Reference, key_file: Path | None) -> None:
+def component_push(session: Session, folder: Path, reference: Reference, signing: Signing) -> None:
     """Push DIR (compose.yaml and what it needs) as a Compose Archive; the tag is its version.
 
     It is checked first, by the rules of the standard and by Docker Compose. The same files give the same digest.
@@ -200,7 +199,7 @@ def component_push(session: Session, folder: Path, reference: Reference, key_fil
     _check_archive(folder, files, name)
     artifact = build_component(files, name=name, version=reference.tag)
     _check_compose(folder, files[COMPOSE_FILE].data)
-    signer = load_signer(key_file) if key_file else None
+    signer = signing.load()
 
     async def upload() -> bool:
         async with session.registry(reference) as registry:
@@ -218,7 +217,8 @@ def component_push(session: Session, folder: Path, reference: Reference, key_fil
             if before != artifact.manifest.digest:
                 await asyncio.to_thread(uploader.manifest, reference, artifact.manifest.data)
             if signer:
-                await attach_signature(registry, uploader, reference, artifact.manifest, signer, datetime.now(UTC))
+                attacher = Attacher(registry, uploader, lambda: datetime.now(UTC), signing.forms)
+                await attacher.sign(reference, artifact.manifest.descriptor, signer)
             return sent
 
     sent = asyncio.run(upload())

@@ -10,24 +10,24 @@ import click
 from margo_cli.session import (
     Session,
     load_public_keys,
-    load_signer,
     peer_keys_option,
     reference_argument,
     say,
     with_session,
 )
+from margo_cli.trusting import Signing, Trusting, signing_options, trust_options
 from margo_oci.desired_state import check_counter
 from margo_oci.errors import FormatError, NotFound
 from margo_oci.publish import Published, Publisher, Release
 from margo_oci.publish import history as read_history
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
+from margo_oci.trust import TrustAnything
 
 
 @click.command()
 @reference_argument
-@click.option("--key", "key_files", type=click.Path(path_type=Path), multiple=True,
-              help="Public key: show only releases that it signed. [all, unverified]")  # fmt: skip
+@trust_options
 @click.option(
     "--limit",
     type=click.IntRange(1, 1000),
@@ -36,7 +36,7 @@ from margo_oci.registry import Registry
     help="At most so many, newest first.",
 )
 @with_session()
-def history(session: Session, reference: Reference, key_files: Sequence[Path], limit: int) -> None:
+def history(session: Session, reference: Reference, trusting: Trusting, limit: int) -> None:
     """Show what was published under a tag, newest first; `*` is what the tag has now.
 
     \b
@@ -49,7 +49,8 @@ def history(session: Session, reference: Reference, key_files: Sequence[Path], l
     async def work() -> Sequence[Published]:
         async with session.registry(reference) as registry:
             await _check_repository(registry, reference)
-            return await read_history(registry, reference, limit=limit, keys=load_public_keys(key_files))
+            judge = trusting.judge(reference) if trusting.given else TrustAnything()
+            return await read_history(registry, reference, judge, limit=limit)
 
     found = asyncio.run(work())
     rows = [
@@ -70,7 +71,7 @@ def history(session: Session, reference: Reference, key_files: Sequence[Path], l
         for row in rows
     ]
     session.show({"reference": str(reference), "releases": rows}, lines or ["nothing was published here"])
-    if rows and not key_files:
+    if rows and not trusting.given:
         say("nothing of this was verified: --key shows only what was signed with it")
 
 
@@ -91,18 +92,12 @@ async def _check_repository(registry: Registry, reference: Reference) -> None:
     required=True,
     help="The release to go back to (see history).",
 )
-@click.option(
-    "--key",
-    "key_file",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Private key, PKCS#8 PEM.",
-)
+@signing_options
 @peer_keys_option
 @click.option("--counter", type=int, help="Counter of the new release; higher than the last. [the last and one]")
 @with_session()
 def rollback(
-    session: Session, reference: Reference, to: int, key_file: Path, peer_files: Sequence[Path], counter: int | None
+    session: Session, reference: Reference, to: int, signing: Signing, peer_files: Sequence[Path], counter: int | None
 ) -> None:
     """Publish an earlier release again: its layers under a new, higher counter; no layer moves.
 
@@ -116,12 +111,12 @@ def rollback(
         raise FormatError(f"{reference}: a tag to move is expected, not a digest")
     if counter is not None:
         check_counter(counter)
-    signer, peers = load_signer(key_file), load_public_keys(peer_files)
+    signer, peers = signing.required(), load_public_keys(peer_files)
 
     async def work() -> Release:
         async with session.registry(reference) as registry:
             uploader = session.uploader(reference)
-            publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC), peers)
+            publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC), peers, signing.forms)
             return await publisher.rollback(reference, to=to, counter=counter)
 
     release = asyncio.run(work())

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.request import getproxies_environment
@@ -21,7 +22,7 @@ from margo_oci.content import Descriptor
 from margo_oci.credentials import AuthFiles
 from margo_oci.errors import FormatError
 from margo_oci.host_certificates import Certificates, certificate_folders, find_certificates
-from margo_oci.keys import KEY_LIMIT_BYTES, FileKey, PasswordNeeded, PublicKey
+from margo_oci.keys import KEY_LIMIT_BYTES, FileKey, PasswordNeeded, PublicKey, Use
 from margo_oci.proxy import Proxies, proxy_host
 from margo_oci.reference import Reference, parse_reference
 from margo_oci.registry import Registry
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from margo_oci.upload import Uploader
 
 PASSWORD_VARIABLE = "MARGO_OCI_KEY_PASSWORD"  # noqa: S105  (its name, not its value)
+DURATION_LIMIT = timedelta(days=36500)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -158,13 +160,27 @@ class ReferenceType(click.ParamType):  # type: ignore[type-arg]  # generic only 
             self.fail(str(error), param, ctx)
 
 
+class DurationType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer clicks
+    """An option that is a length of time: a number and s, m, h or d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Parse, and let the usage error say what is wrong."""
+        if isinstance(value, timedelta):
+            return value
+        found = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", str(value))
+        if not found:
+            self.fail(f"{value!r}: a duration as 30s, 15m, 12h or 7d is expected", param, ctx)
+        length = timedelta(**{{"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[found[2]]: int(found[1])})
+        if length > DURATION_LIMIT:
+            self.fail(f"{value!r}: at most {DURATION_LIMIT.days} days", param, ctx)
+        return length
+
+
+DURATION = DurationType()
 REFERENCE = ReferenceType()
 reference_argument = click.argument("reference", type=REFERENCE)
-key_option = click.option("--key", "key_file", type=click.Path(path_type=Path), help="Private key, PKCS#8 PEM.")
-public_keys_option = click.option(
-    "--key", "key_files", type=click.Path(path_type=Path), multiple=True, required=True,
-    help="Public key that is trusted; may be given several times.",
-)  # fmt: skip
 peer_keys_option = click.option(
     "--peer-key", "peer_files", type=click.Path(path_type=Path), multiple=True,
     help="Public key of another publisher, whose releases count as well; may be given several times.",
@@ -201,16 +217,16 @@ def with_session(*, short: bool = True) -> Callable[[F], F]:
     return decorate
 
 
-def load_signer(file: Path) -> FileKey:
+def load_signer(file: Path, *, use: Use = "cosign") -> FileKey:
     """Read a private key; its password comes from the environment or a prompt. Raises FormatError."""
-    data = _read(file)
+    data = read_file(file)
     try:
-        return FileKey.from_pem(data, password_of_environment() or None, name=file.name)
+        return FileKey.from_pem(data, password_of_environment(), name=file.name, use=use)
     except PasswordNeeded:
         if not sys.stdin.isatty():
             raise FormatError(f"{file}: this key is encrypted: set {PASSWORD_VARIABLE}") from None
     typed: str = click.prompt(f"Password for {file}", hide_input=True, err=True)
-    return FileKey.from_pem(data, typed.encode(), name=file.name)
+    return FileKey.from_pem(data, typed.encode(), name=file.name, use=use)
 
 
 def password_of_environment() -> bytes | None:
@@ -221,13 +237,14 @@ def password_of_environment() -> bytes | None:
 
 def load_public_keys(files: Sequence[Path]) -> Sequence[PublicKey]:
     """Read the public keys a policy names. Raises FormatError."""
-    return [PublicKey.from_pem(_read(file), name=file.name) for file in files]
+    return [PublicKey.from_pem(read_file(file), name=file.name) for file in files]
 
 
-def _read(file: Path) -> bytes:
+def read_file(file: Path) -> bytes:
+    """Return a key or root file, and no more of it than such a file can have. Raises FormatError."""
     try:
         with file.open("rb") as stream:
-            return stream.read(KEY_LIMIT_BYTES)
+            return stream.read(KEY_LIMIT_BYTES + 1)
     except OSError as error:
         raise FormatError(f"{file}: {error.strerror}") from None
 
