@@ -194,6 +194,37 @@ def tell(story: Story, registry: LocalRegistry) -> None:
     check(story.page("hello") == "Good evening, line 1", "hello still answers")
     story.run("margo-agent", "status", "--config", "agent.yaml")
 
+    heads(story, state, flags)
+
+
+def heads(story: Story, state: str, flags: Sequence[str]) -> None:
+    """The device follows heads, and finds out that something is held back."""
+    signed = ["--root", "1.root.json", "--key", "head.key", *flags]
+
+    story.step("A root says who signs what, and a head which release is meant now; the device follows them.")
+    for name in ("holder", "head"):
+        story.oci("keygen", "--name", name, "--no-password", quiet=True)
+    story.oci("root", "init", "-o", "1.root.json", "--root-key", "holder.pub", "--root-threshold", "1",
+              "--head-key", "head.pub", "--release-key", "fleet.pub", quiet=True)  # fmt: skip
+    story.oci("root", "sign", "1.root.json", "--key", "holder.key")
+    story.oci("head", "issue", state, "--scope", "edge-17", *signed)
+    story.edit("agent.yaml", "keys: [fleet.pub]", "{mode: head+release, root: 1.root.json}")
+    before = story.containers()
+    check(story.once()["head"]["version"] == 1, "the head is accepted")
+    check(story.containers() == before, "the containers are the same")
+
+    story.step("Attack: the registry holds back what is new. The head expires, and the device says so.")
+    story.oci("head", "renew", state, "--expires", "5s", *signed)
+    check(story.once()["head"]["version"] == 2, "the renewed head is accepted")
+    print("   (the attacker serves this head for ever)")
+    time.sleep(5)
+    result = story.once(expect=4)
+    check((result["outcome"], result["reason"]) == ("refused", "freeze"), "refused as freeze")
+    check(story.containers() == before, "the containers are the same")
+    check(story.page("hello") == "Good evening, line 1", "hello still answers")
+    story.oci("head", "renew", state, *signed)
+    check(story.once()["outcome"] == "unchanged", "with a renewed head all is well again")
+
 
 def attacks(story: Story, registry: LocalRegistry, state: str, flags: Sequence[str], signed: Sequence[str]) -> None:
     """Four attacks by whoever rules the registry; each is refused by name."""

@@ -16,6 +16,7 @@ import yaml
 
 from examples.images.build import build_all
 from margo_oci import parse_deployment
+from margo_oci.trustconfig import load_trust_config
 from tests.parts.certs import Authority
 from tests.parts.engine import Engine
 from tests.parts.registry import LocalRegistry
@@ -188,9 +189,28 @@ def test_publishing_is_as_written(shell: Shell) -> None:
     shell.follow("docs/publishing.md")
 
 
+def test_heads_and_ceremonies_are_as_written(shell: Shell) -> None:
+    push = f"margo-oci component push examples/components/hello {shell.host}/components/hello:1.0.0 --plain-http"
+    shell.prepare("mkdir states", "cp examples/states/edge-17/hello.yaml states", push)
+    shell.follow("docs/heads.md")
+
+
 def test_components_are_as_written(shell: Shell) -> None:
     shell.prepare("cp -r examples/components/hello .")
     shell.follow("docs/components.md")
+
+
+def test_signing_and_attaching_are_as_written(shell: Shell) -> None:
+    keys = [f"margo-oci keygen --name {name} --no-password" for name in ("vendor", "second", "hsm", "sbom")]
+    push = f"margo-oci component push examples/components/hello {shell.host}/components/hello:1.0.0 --plain-http"
+    shell.prepare(push, *keys)
+    shell.follow("docs/signing.md")
+
+
+@pytest.mark.parametrize("having", ["trustedRoot:", "components:"])
+def test_the_trust_of_the_signing_page_is_accepted(tmp_path: Path, having: str) -> None:
+    (tmp_path / "agent.yaml").write_text(yaml_block("docs/signing.md", having))
+    assert load_trust_config(tmp_path / "agent.yaml").mode == "release"
 
 
 def test_a_device_is_as_written(shell: Shell) -> None:
@@ -210,7 +230,8 @@ def test_every_block_that_is_marked_is_run() -> None:
     marked = {
         str(file.relative_to(ROOT)) for file in DOCUMENTS if re.search("^<!-- run", file.read_text(), re.MULTILINE)
     }
-    assert marked == {"README.md", "docs/components.md", "docs/device.md", "docs/publishing.md"}
+    assert marked == {"README.md", "docs/components.md", "docs/device.md", "docs/heads.md", "docs/publishing.md",
+                      "docs/signing.md"}  # fmt: skip
     for document in marked:
         text = (ROOT / document).read_text()
         assert len(runnable_blocks(ROOT / document)) == text.count("<!-- run"), f"{document}: a mark without its block"
@@ -286,7 +307,7 @@ def named_commands(text: str) -> Iterator[tuple[str, list[str]]]:
     code = re.findall(r"`([^`\n]+)`|^(?:\$ | {4,})(.*)$", text, re.MULTILINE)
     for line in (inline or shown for inline, shown in code):
         for program, words in re.findall(r"\b(margo-oci|margo-agent)((?: [^ |&;`#]+)+)", line):
-            names = re.match(r"(?: component)? [a-z]+(?= |$)", words)
+            names = re.match(r"(?: (?:component|root|head))? [a-z]+(?= |$)", words)
             if names:
                 yield program + names[0], re.findall(r" (--[a-z-]+)", words)
 
