@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ISOLATED := tests/parts/isolated
 
-.PHONY: help venv parts demo test check format bench registry docs clean
+.PHONY: help venv parts demo test check fuzz format bench registry docs clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -37,6 +37,9 @@ check: venv ## Format, lint, types and the unit tests
 format: venv ## Format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: venv ## Hostile input for every parser (FUZZ_INPUTS in total or FUZZ_SECONDS each, FUZZ_TARGETS, FUZZ_SEED)
+	@$(BIN)/python -m tests.fuzz
 
 bench: venv ## Speed and memory, side by side with oras and skopeo
 	@tests/parts/install --bench

@@ -1,8 +1,9 @@
 """Desired state for edge devices through plain OCI registries: formats, trust, registry, store.
 
 policy = Policy([PublicKey.from_pem(pem, name="fleet.pub")], scopes=["edge-17"])
+judge = Judge(policy, now=lambda: datetime.now(UTC))
 async with Registry(lambda host: Access()) as registry:
-    verified = await open_state(registry, parse_reference("registry.example/fleet/edge-17:latest"), policy)
+    verified = await open_state(registry, parse_reference("registry.example/fleet/edge-17:latest"), judge)
     await fetch(verified, registry, reference, Store(Path("/var/lib/example")))
 """
 
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
         RegistryError,
         TrustError,
     )
+    from margo_oci.head import Head, verify_head, verify_release
+    from margo_oci.heads import newer_roots, read_head
     from margo_oci.keys import FileKey, PublicKey, Signer
     from margo_oci.manifest import Manifest
     from margo_oci.reference import Reference, parse_reference
     from margo_oci.registry import Registry
+    from margo_oci.root import Root
     from margo_oci.store import Store
-    from margo_oci.transfer import fetch, open_state
+    from margo_oci.transfer import Judge, fetch, open_state
     from margo_oci.trust import Policy, TrustAnything, Verified, verify
 
 __all__ = [
@@ -40,6 +44,8 @@ __all__ = [
     "DesiredState",
     "FileKey",
     "FormatError",
+    "Head",
+    "Judge",
     "Lock",
     "Manifest",
     "MargoError",
@@ -49,6 +55,7 @@ __all__ = [
     "Reference",
     "Registry",
     "RegistryError",
+    "Root",
     "Signer",
     "Store",
     "TrustAnything",
@@ -57,11 +64,15 @@ __all__ = [
     "build_layer",
     "build_state",
     "fetch",
+    "newer_roots",
     "open_state",
     "parse_deployment",
     "parse_reference",
+    "read_head",
     "read_layers",
     "verify",
+    "verify_head",
+    "verify_release",
 ]
 
 # Loaded when asked for: an idle device needs no cryptography, and so does not hold it in memory.
@@ -79,12 +90,15 @@ _ROOMS = {
         "RegistryError",
         "TrustError",
     ),
+    "head": ("Head", "verify_head", "verify_release"),
+    "heads": ("newer_roots", "read_head"),
     "keys": ("FileKey", "PublicKey", "Signer"),
     "manifest": ("Manifest",),
     "reference": ("Reference", "parse_reference"),
     "registry": ("Registry",),
+    "root": ("Root",),
     "store": ("Store",),
-    "transfer": ("fetch", "open_state"),
+    "transfer": ("Judge", "fetch", "open_state"),
     "trust": ("Policy", "TrustAnything", "Verified", "verify"),
 }
 

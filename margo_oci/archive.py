@@ -8,6 +8,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 from margo_oci.errors import FormatError
@@ -158,11 +159,9 @@ def _no_collisions(entries: list[Entry], what: str) -> None:
         if folded in seen and not (entry.folder and seen[folded].folder and entry.path == seen[folded].path):
             raise FormatError(f"{what}: {entry.path}: this path stands twice")
         seen[folded] = entry
-    files = {folded for folded, entry in seen.items() if not entry.folder}
-    folders: set[str] = set()
-    for folded, entry in seen.items():
-        parent = folded
-        while (parent := parent.rpartition("/")[0]) and parent not in folders:
-            if parent in files:
-                raise FormatError(f"{what}: {entry.path}: lies below a file")
-            folders.add(parent)
+    # What lies below a file stands right after it if "/" sorts before all else; all parents of all paths would take
+    # gigabytes.
+    ordered = sorted(seen, key=lambda folded: folded.replace("/", "\0"))
+    for above, folded in pairwise(ordered):
+        if not seen[above].folder and folded.startswith(f"{above}/"):
+            raise FormatError(f"{what}: {seen[folded].path}: lies below a file")

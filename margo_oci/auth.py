@@ -136,7 +136,8 @@ def token_of(body: bytes) -> Token:
         raise RegistryError("the token service answered without a token")
     life_s = raw.get("expires_in")
     usable = isinstance(life_s, int) and not isinstance(life_s, bool) and life_s > 0
-    return Token(token, min(float(life_s), TOKEN_LIFE_LIMIT_S) if usable and life_s else TOKEN_LIFE_S)
+    # The smaller one first: a number of hundreds of digits fits into no float.
+    return Token(token, float(min(life_s, TOKEN_LIFE_LIMIT_S)) if usable and life_s else TOKEN_LIFE_S)
 
 
 def _challenges(header: str) -> list[Challenge]:

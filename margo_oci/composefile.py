@@ -12,6 +12,7 @@ from typing import Any
 from margo_oci.archive import Entry, safe_path
 from margo_oci.deployment import STEERING
 from margo_oci.errors import FormatError
+from margo_oci.yamldoc import NODE_LIMIT
 from margo_oci.yamltree import Node, parse_tree
 
 COMPOSE_FILE = "compose.yaml"
@@ -53,6 +54,7 @@ def reads_only_the_archive(entries: Sequence[Entry]) -> list[str]:
     waiting = [path for path in files if posixpath.basename(path) == COMPOSE_FILE and path.count("/") == 1]
     faults: list[str] = []
     seen: set[str] = set()
+    values = 0
     while waiting:
         path = waiting.pop()
         if path in seen:
@@ -65,6 +67,9 @@ def reads_only_the_archive(entries: Sequence[Entry]) -> list[str]:
         except FormatError as error:
             faults += error.faults
             continue
+        values += tree.size
+        if values > NODE_LIMIT:
+            return [*faults, f"{path}: more than {NODE_LIMIT} values in files that extend each other"]
         faults += [f"{path}:{line}: {words}" for line, words in _refused(tree)]
         for use in _uses(tree):
             named = posixpath.normpath(posixpath.join(posixpath.dirname(path), use.path))

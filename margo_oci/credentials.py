@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from margo_oci.store import write_whole
 
 AUTH_FILE_LIMIT_BYTES = 1024 * 1024
 _HUB_KEY = "https://index.docker.io/v1/"
+_HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a program on PATH, not a path
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class AuthFiles:
         for path in self.files:
             content = _read(path)
             helper = _helper(content, host)
-            kept = ask_helper(_program(helper), _key(host), what=str(path)) if helper else None
+            kept = ask_helper(_program(helper, path), _key(host), what=str(path)) if helper else None
             if found := kept or _from_auths(content, host, repository, path):
                 return found
         return None
@@ -53,7 +55,7 @@ class AuthFiles:
         path = self.files[0]
         content = _read(path)
         if helper := _helper(content, host):
-            store_login(_program(helper), _key(host), credentials, what=str(path))
+            store_login(_program(helper, path), _key(host), credentials, what=str(path))
             return path
         content.setdefault("auths", {})[_key(host)] = {"auth": credentials.basic.removeprefix("Basic ")}
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -66,7 +68,7 @@ class AuthFiles:
         for path in self.files:
             content = _read(path)
             if helper := _helper(content, host):
-                known = erase_login(_program(helper), _key(host), what=str(path)) or known
+                known = erase_login(_program(helper, path), _key(host), what=str(path)) or known
             mine = [key for key in content["auths"] if _place_of(key) == (host, "")]
             for key in mine:
                 del content["auths"][key]
@@ -119,6 +121,7 @@ def _entry(entry: Mapping[str, Any]) -> Credentials | None:
     token = entry.get("identitytoken") or ""
     if not all(isinstance(text, str) for text in (username, password, token)):
         raise TypeError
+    (username + password + token).encode()  # half a surrogate pair could not be sent on
     return Credentials(username, password.rstrip("\0"), token) if username or token else None
 
 
@@ -129,7 +132,9 @@ def _helper(content: Mapping[str, Any], host: str) -> str:
     return helper if isinstance(helper, str) else ""
 
 
-def _program(helper: str) -> str:
+def _program(helper: str, path: Path) -> str:
+    if not _HELPER.fullmatch(helper):
+        raise FormatError(f"{path}: credential helper {helper!r:.80}: NAME is expected, as in docker-credential-NAME")
     return f"docker-credential-{helper}"
 
 

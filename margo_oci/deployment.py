@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 from margo_oci.errors import FormatError
@@ -136,17 +137,6 @@ class _Reader:
         line = self.document.line(path)
         self.faults.append((line, f"{self.what}:{line}: {field or 'document'}: {message}"))
 
-    def find(self, path: Path) -> Any:
-        value = self.document.value
-        for key in path:
-            if isinstance(value, dict):
-                value = value.get(key)
-            elif isinstance(value, list) and isinstance(key, int) and key < len(value):
-                value = value[key]
-            else:
-                return None
-        return value
-
     def text(
         self,
         path: Path,
@@ -155,7 +145,7 @@ class _Reader:
         pattern: re.Pattern[str] | None = None,
         hint: str = "",
     ) -> str:
-        value = self.find(path)
+        value = self.document.find(path)
         if value is None or value == "":
             if required:
                 self.fault(path, "is missing")
@@ -172,7 +162,7 @@ class _Reader:
 
     def either(self, paths: Sequence[Path], pattern: re.Pattern[str], hint: str) -> str:
         """Return the value that stands at one of `paths`; where both have one they must agree."""
-        given = [path for path in paths if self.find(path) is not None]
+        given = [path for path in paths if self.document.find(path) is not None]
         values = [self.text(path, pattern=pattern, hint=hint) for path in given] or [self.text(paths[0])]
         if len(set(values)) > 1:
             self.fault(
@@ -182,7 +172,7 @@ class _Reader:
         return values[0]
 
     def items(self, path: Path, kind: type, *, required: bool) -> Any:
-        value = self.find(path)
+        value = self.document.find(path)
         if isinstance(value, kind) and (value or not required):
             return value
         if value is not None or required:
@@ -217,7 +207,7 @@ class _Reader:
         return deployment
 
     def header(self) -> None:
-        kind, version = self.find(("kind",)), self.find(("apiVersion",))
+        kind, version = self.document.find(("kind",)), self.document.find(("apiVersion",))
         if kind not in (None, "ApplicationDeployment"):
             self.fault(("kind",), f"ApplicationDeployment is expected, got {kind!r:.80}")
         if version is not None and (not isinstance(version, str) or "margo.org/" not in version):
@@ -249,8 +239,8 @@ class _Reader:
 
     def component(self, path: Path) -> Component:
         at = (*path, "properties")
-        older = self.find((*at, "packageLocation")) is not None
-        wait = self.find((*at, "wait"))
+        older = self.document.find((*at, "packageLocation")) is not None
+        wait = self.document.find((*at, "wait"))
         if not isinstance(wait, bool | None):
             self.fault((*at, "wait"), f"true or false is expected, got {wait!r:.80}")
         return Component(
@@ -323,9 +313,13 @@ class _Reader:
         named = self.items(at, list, required=True)
         for i, name in enumerate(named):
             if not isinstance(name, str) or name not in components:
-                known = ", ".join(sorted(filter(None, components))) or "none"
-                self.fault((*at, i), f"{name!r:.80} is no component of the profile ({known})")
+                self.fault((*at, i), f"{name!r:.80} is no component of the profile ({_some(components)})")
         return Target(pointer=pointer, components=tuple(name for name in named if isinstance(name, str)))
+
+
+def _some(names: set[str]) -> str:
+    """Return names for a message: a document with very many of them gets no message as long as itself."""
+    return ", ".join(sorted(filter(None, islice(names, 20)))) + (", …" if len(names) > 20 else "") or "none"
 
 
 def _type_name(value: object) -> str:

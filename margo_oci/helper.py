@@ -23,13 +23,19 @@ def ask_helper(program: str | Path, host: str, *, what: str) -> Credentials | No
         if answer.lower().startswith(_UNKNOWN):
             return None
         raise FormatError(f"{what}: {program} get for {host} ended with {code}: {shown(answer) or 'no word why'}")
+    return login_of(answer, what=f"{what}: {program}: its answer for {host}")
+
+
+def login_of(answer: str, *, what: str) -> Credentials:
+    """Return the login in a helper's answer. Raises FormatError, starting with `what`."""
     try:
         raw = json.loads(answer)
         username, secret = raw["Username"], raw["Secret"]
         if not isinstance(username, str) or not isinstance(secret, str):
             raise TypeError
+        (username + secret).encode()  # half a surrogate pair could not be sent on
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise FormatError(f"{what}: {program}: its answer for {host} is not usable") from None
+        raise FormatError(f"{what} is not usable") from None
     return Credentials("", "", secret) if username == IDENTITY_TOKEN else Credentials(username, secret)
 
 

@@ -7,11 +7,14 @@ from margo_oci.errors import FormatError
 
 BLOCK_BYTES = 512
 EXTENSION_LIMIT_BYTES = 8 * 1024  # a name has at most 1,024 bytes, and so has a link's target
+DIGITS_LIMIT = 64  # of a number in a pax record
 EXTENSIONS_PER_ENTRY = 2  # a long name and a long link's target
 _PAX = (b"x", b"g", b"X")
 _EXTENSIONS = (*_PAX, b"L", b"K")
 _RECORD = re.compile(rb"([1-9][0-9]{0,4}) ([^=\n]{1,255})=")
-_DIGITS = re.compile(rb"[0-9]{65}")  # in a name or value; tarfile searches from each digit to the end of the run
+_DIGITS = re.compile(
+    rb"[0-9]{%d}" % (DIGITS_LIMIT + 1)
+)  # in a name or value; tarfile searches from each digit to the end of the run
 
 
 class Headers(io.BytesIO):
@@ -44,7 +47,7 @@ class Headers(io.BytesIO):
 def check_records(data: bytes, what: str) -> None:
     """Raise FormatError unless pax records stand one after the other, as POSIX writes them; linear in their length."""
     if _DIGITS.search(data):
-        raise FormatError(f"{what}: a tar header with a number of more than 64 digits")
+        raise FormatError(f"{what}: a tar header with a number of more than {DIGITS_LIMIT} digits")
     position = 0
     while position < len(data) and data[position]:
         record = _RECORD.match(data, position)

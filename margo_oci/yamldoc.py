@@ -15,6 +15,7 @@ from margo_oci.errors import FormatError
 
 DOCUMENT_LIMIT_BYTES = 1024 * 1024
 DEPTH_LIMIT = 32
+NODE_LIMIT = 50_000  # values: a second of a processor for 1 MiB of them is too much
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _WORDS: dict[str, Any] = {
@@ -34,6 +35,18 @@ class Document:
 
     value: Any
     lines: dict[Path, int] = field(default_factory=dict)
+
+    def find(self, path: Path) -> Any:
+        """Return what stands at `path`; None if nothing does."""
+        value = self.value
+        for key in path:
+            if isinstance(value, dict):
+                value = value.get(key)
+            elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+                value = value[key]
+            else:
+                return None
+        return value
 
     def line(self, path: Path) -> int:
         """Return the line of `path`, or of the nearest thing around it that exists."""
@@ -80,6 +93,8 @@ def _significant(events: Iterator[yaml.Event], what: str) -> Iterator[yaml.Event
 
 def _value(event: yaml.Event, events: Iterator[yaml.Event], path: Path, lines: dict[Path, int], what: str) -> Any:
     lines[path] = _line(event)
+    if len(lines) > NODE_LIMIT:
+        raise FormatError(f"{what}:{_line(event)}: more than {NODE_LIMIT} values")
     if len(path) > DEPTH_LIMIT:
         raise FormatError(f"{what}:{_line(event)}: nested deeper than {DEPTH_LIMIT} levels")
     if isinstance(event, yaml.ScalarEvent):

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, replace
 import yaml
 
 from margo_oci.errors import FormatError
-from margo_oci.yamldoc import DEPTH_LIMIT, DOCUMENT_LIMIT_BYTES
+from margo_oci.yamldoc import DEPTH_LIMIT, DOCUMENT_LIMIT_BYTES, NODE_LIMIT
 
-NODE_LIMIT = 50_000
 # Line breaks for some parsers and not for others: a key could hide in what we take for a comment.
 _OTHER_BREAKS = re.compile("[\u0085\u2028\u2029\ufeff]|\r(?!\n)")
 # Not !!binary: a key or a path could hide in it. !reset and !override are words of Compose.

@@ -139,8 +139,8 @@ def test_every_value_knows_its_line() -> None:
 def test_the_largest_document_is_read_in_reasonable_time() -> None:
     assert ends_in_time(
         "from margo_oci.yamldoc import parse_yaml\n"
-        "data = b'\\n'.join(b'k%d: 1' % number for number in range(90_000))\n"
-        "assert len(parse_yaml(data, what='f').value) == 90_000\n",
+        "data = b'\\n'.join(b'key-%d: value-1' % number for number in range(49_999))\n"
+        "assert len(parse_yaml(data, what='f').value) == 49_999\n",
         cpu_s=6,
     )
 

@@ -1,0 +1,272 @@
+"""Makes the seeds with the builders that publishers use: `python -m tests.fuzz.seeds`. They are kept.
+
+Keys are new each time, so all of them are made at once.
+"""
+
+import base64
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from margo_agent.record import Accepted, Failure, Installed, Record
+from margo_oci import cosign, notary, simple_signing
+from margo_oci.archive import Entry, pack
+from margo_oci.carrier import build_carrier, build_chain
+from margo_oci.cbor import Tagged, encode_cbor
+from margo_oci.content import Descriptor, canonical_json
+from margo_oci.cosign_key import seal
+from margo_oci.desired_state import build_layer
+from margo_oci.envelopes import PAYLOAD_TYPE
+from margo_oci.keys import FileKey
+from margo_oci.manifest import build_index
+from margo_oci.package import build_component
+from tests.fuzz.targets import BETWEEN, FIXED
+from tests.unit import chains
+from tests.unit.scenes import (
+    DIGEST,
+    ID,
+    OTHER_DIGEST,
+    ROOT,
+    SCOPE,
+    VECTORS,
+    as_yaml,
+    deployment,
+    document,
+    hostile,
+    key,
+    layer,
+    lock,
+    member,
+    parameter,
+    state,
+)
+from tests.unit.trusted import role, rotated, signed_head
+from tests.unit.trusted import root as trusted_root
+
+SEEDS = Path(__file__).parent / "seeds"
+NAME = "registry.example/fleet/edge-17"
+
+
+def fixed() -> Mapping[str, bytes]:
+    """What verifies, and what it is verified with."""
+    manifest, root = state().manifest, trusted_root()
+    release = simple_signing.sign(manifest.digest, key("fleet"), name=NAME)
+    return {
+        "root.json": root.data,
+        "root2.json": rotated(root, "a", "b", head=role("head2")),
+        "head.json": signed_head(root),
+        "manifest.json": manifest.data,
+        "bundle.json": cosign.sign(manifest.digest, key("fleet"), name=NAME),
+        "simple.bin": BETWEEN.join([release.payload, release.signature]),
+        "envelope.jws": chains.jws(body=notary.payload(manifest.descriptor)),
+        "envelope.cose": chains.cose(body=notary.payload(manifest.descriptor)),
+        "trustpolicy.json": chains.document(chains.statement()),
+        "fleet.pub": public_pem(key("fleet")),
+        "ca.crt": chains.root().pem,
+        "leaf.key": chains.leaf().key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+    }
+
+
+def public_pem(one: FileKey) -> bytes:
+    body = base64.encodebytes(one.public.der).decode()
+    return f"-----BEGIN PUBLIC KEY-----\n{body}-----END PUBLIC KEY-----\n".encode()
+
+
+def seeds(made: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yield targets and inputs; all of them are good, or nearly."""
+    manifest, root = state().manifest, trusted_root()
+    bundle, simple = made["bundle.json"], made["simple.bin"]
+    payload, signature = simple.split(BETWEEN)
+    carrier = build_carrier(made["head.json"], [bundle])
+    roots = build_chain(
+        {n: Descriptor.of(made[f"root{n}.json"], "a/b") for n in (2,)} | {1: Descriptor.of(root.data, "a/b")}
+    )
+    _, sig_image = simple_signing.signature_image(simple_signing.Signature(payload, signature))
+    inline = Descriptor.of(b"{}", "application/json", {"a": "b"}, inline=True)
+    yield from (("json", b'{"a":[1,2.5,null,true,{"b":"\\u00e4"}],"c":"d"}'), ("json", manifest.data))
+    yield from (("manifest", one.data) for one in (manifest, carrier, roots, sig_image))
+    yield (
+        "manifest",
+        notary.signature_manifest(made["envelope.jws"], chains.chain(), manifest.descriptor, created="x").data,
+    )
+    yield "index", build_index([manifest.descriptor, Descriptor.of(bundle, cosign.BUNDLE_TYPE, {"a": "b"})])
+    yield from (("descriptor", canonical_json(one.to_dict())) for one in (inline, layer(), carrier.layers[0]))
+    yield "lock", lock().to_json().encode()
+    yield from (("bundle", bundle), ("bundle", (VECTORS / "cosign" / "bundle.json").read_bytes()))
+    yield "bundle", bundle.replace(b'"publicKey"', b'"certificate"')
+    yield from (
+        ("simple-signing", simple),
+        ("simple-signing", (VECTORS / "simple_signing" / "cosign-payload.json").read_bytes()),
+    )
+    yield from (
+        ("sig-image", sig_image.data),
+        ("sig-image", (VECTORS / "simple_signing" / "manifest.json").read_bytes()),
+    )
+    yield from (("jws", made["envelope.jws"]), ("jws", (VECTORS / "notary" / "envelope.jws.json").read_bytes()))
+    yield from (("cose", made["envelope.cose"]), ("cose", (VECTORS / "notary" / "envelope.cose").read_bytes()))
+    yield "notary-header", notary.protected_header("ES256", chains.NOW, chains.END)
+    yield "notary-header", (VECTORS / "notary" / "protected.json").read_bytes()
+    cose_header = {
+        1: -7,
+        2: [chains.SCHEME],
+        3: PAYLOAD_TYPE,
+        chains.SCHEME: "notary.x509",
+        chains.TIME: chains.seconds(chains.NOW),
+    }
+    yield "notary-header", encode_cbor(cose_header)
+    yield "cbor", encode_cbor(cose_header)
+    yield "cbor", encode_cbor(Tagged(18, [b"bytes", {33: [b"der", -1, True]}, "text", None or 2**64 - 1]))
+    yield from (("certificates", BETWEEN.join(chains.chain())), ("certificates", chains.root().pem))
+    yield from (
+        ("certificates", chains.certify("signer P-256", extensions=kind).der)
+        for kind in (chains.LEAF, chains.AUTHORITY)
+    )
+    middle = chains.certify("middle", chains.root(), extensions=chains.AUTHORITY)
+    signer = chains.certify("with OCSP", middle, extensions=[*chains.LEAF, (chains.OCSP, False)])
+    yield "certificates", BETWEEN.join(chains.chain(signer, middle, chains.root()))
+    yield "trust-policy", made["trustpolicy.json"]
+    yield "trust-policy", (VECTORS / "notary" / "policy" / "trustpolicy.json").read_bytes()
+    yield (
+        "trust-policy",
+        chains.document(
+            chains.statement(), chains.statement(name="all", registryScopes=["*"], override={"revocation": "skip"})
+        ),
+    )
+    yield from (("subject", b"C=DE, ST=BW, O=example.org"), ("subject", rb"C=DE,S=B\2c W\ ,O=a\"b,1.2.3=\c3\a4"))
+    yield "cosign-key", seal(b"pkcs8", b"password").replace(b"\n\n", b"\n")
+    yield "cosign-key", (VECTORS / "cosign_key" / "ours.key").read_bytes()
+    yield from (
+        ("public-key", made["fleet.pub"]),
+        ("public-key", (VECTORS / "simple_signing" / "key.pub").read_bytes()),
+    )
+    yield from (("tuf", made["head.json"]), ("tuf", root.data))
+    yield from (("root", made["root2.json"]), ("root", root.data))
+    yield "head", made["head.json"]
+    yield from (("chain", roots.data), ("carrier", carrier.data))
+    yield from tars()
+    yield from texts()
+    yield (
+        "trust",
+        BETWEEN.join([manifest.data, b"b" + bundle, b"j" + made["envelope.jws"], b"c" + made["envelope.cose"]]),
+    )
+    yield "trust", BETWEEN.join([manifest.data, b"s" + payload + b"\x00\x1e\x00" + signature, b"rubbish"])
+
+
+def tars() -> Iterator[tuple[str, bytes]]:
+    """Yield archives of ours and of others."""
+    files = {
+        "compose.yaml": Entry("compose.yaml", COMPOSE),
+        "web.env": Entry("web.env", b"A=1\n"),
+        ".env": Entry(".env", b"TAG=1\n"),
+        "start.sh": Entry("start.sh", b"#!/bin/sh\n", executable=True),
+    }
+    component = build_component(files, name="hello", version="1.0.0").layer
+    links = hostile(
+        member("top", kind=tarfile.DIRTYPE, mode=0o755),
+        member("top/a"),
+        member("top/b", kind=tarfile.SYMTYPE, link="a"),
+        member("top/c", kind=tarfile.LNKTYPE, link="top/a"),
+    )
+    yield from (("archive", component), ("archive", links), ("archive", pack({"a": Entry("a", b"x" * 700)})))
+    yield "archive", hostile(member("top/" + "n" * 200, b"x", pax={"comment": "y"}), pax={"z": "1"})
+    yield from (("component", component), ("component", hostile(member("hello/compose.yaml", COMPOSE))))
+    yield "layer", build_layer(deployment(), lock()).data
+    yield "layer", hostile(member(f"{ID}.yaml", as_yaml(document())), member("b.yml", as_yaml(document())))
+
+
+def texts() -> Iterator[tuple[str, bytes]]:
+    """Yield YAML, JSON of others, and lines."""
+    yield from (("compose-tree", COMPOSE), ("compose-tree", MERGES), ("yaml", COMPOSE), ("yaml", AGENT))
+    for file in sorted((VECTORS / "margo" / "valid").glob("ApplicationDeployment-*.yaml")):
+        yield "deployment", file.read_bytes()
+    yield "deployment", as_yaml(document(parameters={"port": parameter(80, "ENV.PORT"), "a": parameter([1, "b"], "A")}))
+    yield from (("agent-config", AGENT), ("agent-config", (ROOT / "examples" / "agent.yaml").read_bytes()))
+    yield from (("trust-config", AGENT), ("trust-config", TRUST), ("trust-config", HEADS))
+    yield "challenge", b'Bearer realm="https://auth.example/token",service="reg.example",scope="repository:a/b:pull"'
+    yield "challenge", b'Basic realm="a \\"b\\""\nNegotiate, Bearer realm=http://auth.example/t?a=b , service=x'
+    yield from (("token", b'{"token":"abc.def","expires_in":300}'), ("token", b'{"access_token":"x","issued_at":"y"}'))
+    yield from (("reference", b"oci://reg.example:5000/fleet/edge-17:latest"), ("reference", b"docker.io/nginx"))
+    yield from (("reference", f"[::1]:5000/a/b__c-d:v1@{DIGEST}".encode()), ("reference", b"http://u:p@proxy:3128"))
+    yield "answers", BETWEEN.join([b"120", b"Sat, 21 Nov 2026 12:00:00 GMT", b"/v2/a/tags/list?n=100&last=x"])
+    yield (
+        "answers",
+        BETWEEN.join(
+            [b"Sat, 21 Nov 2026 12:01:00 GMT", b"Sat, 21 Nov 2026 12:00:00 +0100", b"https://reg.example:443/v2/"]
+        ),
+    )
+    yield (
+        "auth-file",
+        b'{"auths":{"https://reg.example:5000/v1/":{"auth":"YW5uOnNlY3JldA=="},"reg.example:5000/fleet":{"username":"a","password":"b"}}}',
+    )
+    yield (
+        "auth-file",
+        b'{"auths":{"https://index.docker.io/v1/":{"identitytoken":"x"}},"credHelpers":{"a.b":"c"},"credsStore":""}',
+    )
+    yield from (
+        ("helper-answer", b'{"ServerURL":"a","Username":"ann","Secret":"x"}'),
+        ("helper-answer", b'{"Username":"<token>","Secret":"y"}'),
+    )
+    record = Record().accept(Accepted(7, DIGEST, SCOPE)).did_install(ID, Installed(DIGEST, "hello", ["web"], "2026"))
+    record = record.did_fail("b", Failure(OTHER_DIGEST, "b", ["web"], "exited with 1"), sure=False)
+    yield "record", json.dumps({"format": 1, **asdict(record)}).encode()
+
+
+COMPOSE = b"""services:
+  web:
+    image: registry.example/web:1
+    env_file: [web.env]
+    ports: ["8080:80"]
+    volumes: [{type: volume, source: data, target: /data}]
+    security_opt: ["seccomp:unconfined"]
+volumes: {data: {}}
+"""
+MERGES = b"""x-base: &base
+  image: a:1
+  environment: &env {A: "1", B: null}
+services:
+  one: &one {<<: *base, extends: {file: compose.yaml, service: one}}
+  two:
+    <<: [*base, *one]
+    environment: {<<: *env, A: !reset null}
+configs: {page: {file: page.html}}
+"""
+AGENT = b"""device: edge-17
+source: reg.example:5000/fleet/edge-17:latest
+scopes: [edge-17, plant-3/line-1]
+trust: {keys: [fleet.pub], threshold: 1}
+registries:
+  "reg.example:5000": {plainHttp: true, mirrors: [mirror.example/cache]}
+interval: 1m30s
+stateDir: state
+lock: enforce
+proxy: {url: "http://proxy:3128", noProxy: [plant.example]}
+"""
+TRUST = b"""trust:
+  notary: notary
+  identities: [{subject: ci@example.org, issuer: "https://issuer.example"}]
+  trustedRoot: trusted_root.json
+  components: [{repositories: ["registry.example/vendor/*"], keys: [vendor.pub]}]
+"""
+HEADS = b"trust: {mode: head+release, root: root.json, chain: reg.example/fleet/edge-17:trust, freshness: warn}\n"
+
+
+def main() -> None:
+    """Write them all."""
+    made = fixed()
+    FIXED.mkdir(exist_ok=True)
+    for name, data in made.items():
+        (FIXED / name).write_bytes(data)
+    numbers: dict[str, int] = {}
+    for target, data in seeds(made):
+        numbers[target] = numbers.get(target, 0) + 1
+        folder = SEEDS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{numbers[target]}").write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()
