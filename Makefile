@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ISOLATED := tests/parts/isolated
 
-.PHONY: help venv parts demo test check fuzz format bench registry docs clean
+.PHONY: help venv parts demo test lint check fuzz format bench registry docs clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,10 +28,12 @@ demo: venv parts ## The whole story on a real registry and a real engine, in abo
 test: venv parts ## All tests, on a real registry and a real engine
 	@$(ISOLATED) $(BIN)/python -m pytest
 
-check: venv ## Format, lint, types and the unit tests
+lint: venv ## Format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check: lint ## The same, and the unit tests
 	$(BIN)/python -m pytest -q tests/unit
 
 format: venv ## Format and mend what can be mended
