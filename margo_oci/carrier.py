@@ -17,7 +17,6 @@ TRUST_ARTIFACT = "application/vnd.org.margo.oci.trust.v1+json"
 TUF_TYPE = "application/vnd.tuf.metadata+json"
 FILENAME = "tuf.io/filename"
 TRUST_TAG = "trust"
-CARRIER_LIMIT_BYTES = 256 * 1024
 BUNDLE_COUNT_LIMIT = 16
 INLINED_AT_MOST_BYTES = 8 * 1024  # an ordinary bundle has one; 16 of them stay within the limit of a carrier
 _ROOT_FILE = re.compile(r"([1-9][0-9]{0,15})\.root\.json")

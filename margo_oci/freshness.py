@@ -14,6 +14,7 @@ from margo_oci.errors import FormatError, TrustError
 from margo_oci.reference import TAG, Reference
 
 Freshness = Literal["enforce", "warn"]  # what becomes of a device whose head expired: refused, or told only
+CARRIER_LIMIT_BYTES = 256 * 1024
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 

@@ -5,10 +5,10 @@ but what a step of the chain needs; `head` and `root` have the rules.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from margo_oci.carrier import CARRIER_LIMIT_BYTES, parse_carrier, parse_chain
+from margo_oci.carrier import parse_carrier, parse_chain
 from margo_oci.content import SIGNATURE_LIMIT_BYTES, Descriptor, digest_of
 from margo_oci.errors import FormatError, NotFound, RegistryError, TrustError
-from margo_oci.freshness import head_tag
+from margo_oci.freshness import CARRIER_LIMIT_BYTES, head_tag
 from margo_oci.head import HEAD_LIMIT_BYTES
 from margo_oci.manifest import Manifest
 from margo_oci.reference import Reference
@@ -39,6 +39,10 @@ async def read_head(registry: Registry, reference: Reference, *, known: str = ""
 
 async def open_carrier(registry: Registry, reference: Reference, data: bytes) -> Carried:
     """Return what the manifest `data`, received from the head's tag, carries. Raises as `read_head`."""
+    if len(data) > CARRIER_LIMIT_BYTES:
+        raise TrustError(
+            "too-large", f"{head_tag(reference)}: {len(data)} bytes, at most {CARRIER_LIMIT_BYTES} are read"
+        )
     try:
         carrier = parse_carrier(Manifest.from_bytes(data, what=f"head {head_tag(reference)}"))
     except FormatError as error:

@@ -10,7 +10,7 @@ from margo_oci.carrier import BUNDLE_COUNT_LIMIT, build_carrier
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON
 from margo_oci.desired_state import DesiredState, parse_state
 from margo_oci.errors import ConflictError, FormatError, MargoError, NotFound, TrustError
-from margo_oci.freshness import head_tag
+from margo_oci.freshness import format_moment, head_tag
 from margo_oci.head import Head, open_head, release_signers, sign_head, verify_release
 from margo_oci.heads import Carried, read_head
 from margo_oci.keys import Signer
@@ -80,10 +80,15 @@ class Issuer:
     async def renew(
         self, reference: Reference, *, within: timedelta | None = None, version: int | None = None
     ) -> Issued:
-        """Issue the same head again with a later expiry, if it expires `within` that time. Raises as `issue`."""
+        """Issue the same head again with a later expiry, if it expires `within` that time.
+
+        Raises as `issue`, and TrustError `freeze` for one that expired: an old head that somebody put back is not to
+        be made a new one by a timer.
+        """
         carried = await read_head(self.registry, reference)
         assert carried is not None  # noqa: S101
         previous = self._open(carried, reference)
+        self._check_in_date(previous, reference)
         if within is not None and previous.expires - self.now() > within:
             return Issued(reference, previous, changed=False)
         manifest = await resolve(self.registry, reference.at(previous.digest))
@@ -93,13 +98,16 @@ class Issuer:
             signatures = await self._bundles(reference, manifest)  # signed again since, it may be
         return await self._push(reference, carried, previous, _state(manifest, reference), signatures, version)
 
-    async def attend(self, reference: Reference, *, scope: str = "", within: timedelta) -> Attended:
-        """Issue when the tag moved on, renew in time. Raises RegistryError."""
+    async def attend(self, reference: Reference, *, within: timedelta) -> Attended:
+        """Issue when the tag moved on, renew in time. Raises RegistryError.
+
+        The first head is left to a person, and so is one that expired: who can write to the registry must not choose
+        what is vouched for.
+        """
         refused: MargoError | None = None
         try:
-            _, previous = await self._previous(reference, None)
-            if previous is None or await self.registry.digest(reference) != previous.digest:
-                return Attended(await self.issue(reference, scope=scope))
+            if await self._has_moved(reference):
+                return Attended(await self.issue(reference))
         except (FormatError, TrustError, ConflictError) as error:
             refused = error
         try:
@@ -109,6 +117,25 @@ class Issuer:
             return Attended(None, refused)
         except (FormatError, TrustError, ConflictError) as error:
             return Attended(None, refused or error)
+
+    async def _has_moved(self, reference: Reference) -> bool:
+        _, previous = await self._previous(reference, None)
+        if previous is None:
+            raise FormatError(f"{reference} has no head yet: begin with `margo-oci head issue`")
+        self._check_in_date(previous, reference)
+        if await self.registry.digest(reference) == previous.digest:
+            return False
+        manifest = await resolve(self.registry, reference)  # a header alone does not say that it moved
+        return manifest is not None and manifest.digest != previous.digest
+
+    def _check_in_date(self, previous: Head, reference: Reference) -> None:
+        if self.now() >= previous.expires:
+            raise TrustError(
+                "freeze",
+                f"{head_tag(reference)}: version {previous.version} expired at {format_moment(previous.expires)}: an "
+                "old one that was put back, or nobody renewed it. Look with `margo-oci head show`; if its release "
+                "is the one that is meant, `margo-oci head issue`",
+            )
 
     async def _previous(self, reference: Reference, version: int | None) -> tuple[Carried | None, Head | None]:
         try:

@@ -90,12 +90,7 @@ def sign(
     `chain` is the signer's certificate and those above it up to the root, in DER. Raises FormatError when a
     verifier would refuse it: a chain that breaks a rule or is not valid `now`, or another key's.
     """
-    from margo_oci.certificates import Chain
-
-    parsed = Chain.parse(chain)
-    parsed.check_times(now)
-    if parsed.key.der != signer.public.der:
-        raise FormatError(f"{signer.public.name}: the first certificate of the chain is for another key")
+    parsed = check_chain(signer, chain, now=now)
     if expiry and expiry <= now:
         raise FormatError(f"expiry {_time(expiry)}: it is over already")
     if reserved := [key for key in annotations or () if key.startswith(_RESERVED)]:
@@ -114,6 +109,17 @@ def sign(
             "signature": to_base64url(signature),
         }
     )
+
+
+def check_chain(signer: Signer, chain: Sequence[bytes], *, now: datetime) -> "Chain":
+    """Return the chain (DER) if `signer` can sign with it. Raises FormatError as `sign` does."""
+    from margo_oci.certificates import Chain
+
+    parsed = Chain.parse(chain)
+    parsed.check_times(now)
+    if parsed.key.der != signer.public.der:
+        raise FormatError(f"{signer.public.name}: the first certificate of the chain is for another key")
+    return parsed
 
 
 def signature_manifest(envelope: bytes, chain: Sequence[bytes], subject: Descriptor, *, created: str) -> Manifest:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor
 from margo_oci.desired_state import DesiredState, Layer, build_state, parse_state
 from margo_oci.errors import ConflictError, FormatError, NotFound, TrustError
-from margo_oci.keys import PublicKey, Signer
+from margo_oci.keys import PublicKey, Signer, p256_only
 from margo_oci.manifest import CREATED, Manifest
 from margo_oci.reference import TAG, Reference
 from margo_oci.registry import Registry
@@ -87,6 +87,7 @@ class Publisher:
 
         Raises ConflictError when somebody else published meanwhile, FormatError for a counter that does not rise.
         """
+        self._check_signer()
         current = await current_state(self.registry, reference)
         before = await self._counted(reference, current, counter)
         release = await plan_release(
@@ -102,18 +103,21 @@ class Publisher:
         return Release(reference=reference, state=release.state, uploaded=uploaded)
 
     async def rollback(
-        self, reference: Reference, *, to: int, counter: int | None = None, created: str = ""
+        self, reference: Reference, *, to: int, scope: str = "", counter: int | None = None, created: str = ""
     ) -> Release:
         """Publish the layers of release `to` again, under the next counter.
 
-        Raises FormatError if there is no such release, ConflictError as `publish` does, TrustError.
+        Raises FormatError if there is no such release, ConflictError as `publish` does, or if what stands in its
+        place is another release or another scope's, TrustError.
         """
+        self._check_signer()
         current = await current_state(self.registry, reference)
         before = await self._counted(reference, current, counter)
         try:
             old = (await open_state(self.registry, claim(reference, to), self._judge)).state
         except NotFound:
             raise FormatError(f"{reference}: release {to} is not there: see `margo-oci history {reference}`") from None
+        self._check_place(reference, old, to, scope or (before.scope if before else ""))
         if before and before.manifest.digest == old.manifest.digest:
             return Release(reference=reference, state=before, changed=False)
         last = max(before.counter if before else 0, old.counter)
@@ -124,6 +128,21 @@ class Publisher:
         state = build_state(old.manifest.layers, counter=free, scope=old.scope, created=created)
         await self._release(reference, state, current)
         return Release(reference=reference, state=state)
+
+    def _check_signer(self) -> None:
+        """States are signed with P-256: their publisher counts on from what that key signed."""
+        p256_only(self.signer)
+        Attacher(self.registry, self.uploader, self.now, self.forms).check(self.signer)
+
+    def _check_place(self, reference: Reference, old: DesiredState, to: int, scope: str) -> None:
+        """A tag says nothing: whoever can move it must not choose which of our releases is signed anew, or for whom."""
+        if not scope:
+            raise FormatError(f"{reference} has no release of yours to go by: say for whom with --scope")
+        if (old.counter, old.scope) != (to, scope):
+            raise ConflictError(
+                f"{claim(reference, to)} is counter {old.counter} for {old.scope or '(none)'}, and counter {to} for "
+                f"{scope} is expected: somebody moved that tag"
+            )
 
     @property
     def _judge(self) -> Judge:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import TypeVar
 from urllib.parse import urljoin
@@ -397,6 +398,12 @@ class Registry:
             raise RegistryError(f"GET {shown(url)}: redirected to {to}, which is not followed")
         return following
 
+    async def leave(self, *, but: Reference) -> None:
+        """Close connections to all hosts but that of `but` and its mirrors: redirects may have led to ever new ones."""
+        kept = {but.host, *(mirror.host for mirror in self.access(but.host).mirrors)}
+        for host in [host for host in self._clients if host not in kept]:
+            await self._clients.pop(host).aclose()
+
     def _client(self, host: str) -> httpx2.AsyncClient:
         if host not in self._clients:
             access = self.access(host)
@@ -409,6 +416,7 @@ class Registry:
                 timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=None),
                 limits=httpx2.Limits(max_connections=CONNECTION_LIMIT, keepalive_expiry=KEEPALIVE_S),
                 headers={"Accept-Encoding": "identity", "User-Agent": "margo-oci"},
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # a loop would carry them for years
             )
         return self._clients[host]
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from margo_oci.content import digest_of
 from margo_oci.errors import FormatError, TrustError
 from margo_oci.freshness import format_moment, parse_moment
 from margo_oci.keys import PublicKey
-from margo_oci.tuf import Document, Header, Quorum, parse_keys, parse_quorum
+from margo_oci.tuf import Document, Header, Quorum, canonical, parse_keys, parse_quorum
 
 ROOT_LIMIT_BYTES = 64 * 1024
 CHAIN_LIMIT = 256
@@ -26,10 +27,13 @@ FLOOR = "x-floor"
 class Root:
     """A root that is trusted: its keys signed it, and it was handed over, or given by hand.
 
+    `content` is the digest of the bytes that signatures are over: the same however the file is written.
+
     `floor`: no head that was issued before is accepted, and it is not earlier than that.
     """
 
     data: bytes
+    content: str
     version: int
     expires: datetime
     holders: Quorum
@@ -140,6 +144,7 @@ def parse_root(signed: Mapping[str, Any], data: bytes) -> Root:
             raise FormatError(f"root: {ROLES}.{RELEASE}: {key.label}: releases are signed with P-256 keys only")
     return Root(
         data=data,
+        content=digest_of(canonical(signed)),
         version=header.version,
         expires=header.expires,
         holders=parse_quorum(roles["root"], keys, at="root: roles.root"),

@@ -46,7 +46,7 @@ class CommandSigner:
         given = data if self.input == "data" else algorithms.digest(algorithm, data)
         answer = self._run(given)
         for signature in _readings(answer, algorithm):
-            if self.public.verifies(signature, data):
+            if self.public.verified_with(signature, data) == algorithm:
                 return signature
         raise FormatError(
             f"{self._name}: its answer ({len(answer)} bytes) is no signature by {self.public.name}: another key, or "

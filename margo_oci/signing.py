@@ -13,7 +13,7 @@ from margo_oci import cosign, notary, simple_signing
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, SIGNATURE_LIMIT_BYTES, Descriptor
 from margo_oci.errors import FormatError, NotFound, TrustError
 from margo_oci.keys import Signer
-from margo_oci.manifest import IMAGE_INDEX, Manifest, build_index
+from margo_oci.manifest import IMAGE_INDEX, REFERRER_COUNT_LIMIT, Manifest, build_index
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
 from margo_oci.signatures import Format
@@ -55,6 +55,7 @@ class Attacher:
         Raises FormatError for a key that a format does not take, RegistryError.
         """
         made: list[Format] = []
+        self.check(signer)
         if signer.public.algorithm == "ES256" and not await self._signed(reference, subject, signer):
             bundle = cosign.sign(subject.digest, signer, name=reference.name)
             carrier = cosign.signature_manifest(bundle, subject, created=timestamp(self.now()))
@@ -64,9 +65,17 @@ class Attacher:
             made.append("simple-signing")
         if self.forms.chain and await self._notary(reference, subject, signer):
             made.append("notary")
+        return made
+
+    def check(self, signer: Signer) -> None:
+        """Find out before anything is pushed whether `signer` can sign in all the formats that are asked for.
+
+        Raises FormatError.
+        """
+        if self.forms.chain:
+            notary.check_chain(signer, self.forms.chain, now=self.now())
         elif signer.public.algorithm != "ES256":
             raise FormatError(f"{signer.public.name}: a P-256 key is expected, or a chain of certificates beside it")
-        return made
 
     async def sign_keyless(
         self, reference: Reference, subject: Descriptor, sign: Callable[[bytes], bytes], judge: Judge
@@ -107,7 +116,13 @@ class Attacher:
             artifact_type=carrier.artifact_type,
         )
         others = await referrers(self.registry, reference, subject)
-        index = build_index([*(one for one in others if one.digest != entry.digest), entry])
+        listed = [*(one for one in others if one.digest != entry.digest), entry]
+        if len(listed) > REFERRER_COUNT_LIMIT:
+            raise FormatError(
+                f"{reference.name}: {len(others)} things refer to {subject}, and no more than that are read: "
+                "delete what is not needed any more"
+            )
+        index = build_index(listed)
         tag = reference.at(subject.replace(":", "-"))
         await asyncio.to_thread(self.uploader.manifest, tag, index, IMAGE_INDEX)
 

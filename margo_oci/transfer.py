@@ -132,8 +132,8 @@ async def signatures(registry: Registry, reference: Reference, digest: str, *, e
     read = await asyncio.gather(*(_read(registry, reference, one, digest) for one in candidates))
     attached = [one for one in read if isinstance(one, Attached)]
     refused = [one for one in read if isinstance(one, TrustError)]
-    releases = sum(_may_be_release(one) for one in candidates)
-    if min(len(attached), releases) < enough:
+    releases = sum(kind_of(one.artifact_type) == "sigstore-bundle" and _may_be_release(one) for one in candidates)
+    if min(sum(one.format == "bundle" for one in attached), releases) < enough:
         try:
             attached += await simple_signatures(registry, reference, digest)
         except TrustError as error:
@@ -209,6 +209,8 @@ async def _tagged_referrers(registry: Registry, at: Reference) -> Sequence[Descr
     except NotFound:
         return ()
     assert index is not None  # noqa: S101
+    if index.digest == at.digest:
+        return ()  # some registries take the tag for another name of the subject itself
     return parse_index(index.data, what=f"referrers of {at.digest[:19]}")
 
 

@@ -12,9 +12,9 @@ trust:
 """
 
 import difflib
-import fnmatch
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from margo_oci.keys import PublicKey
     from margo_oci.trust import Policy
 
+_PATTERN = re.compile(r"\*|[^/\s@]+/[^/\s@:][^\s@:]*")
 _SOURCES = ("keys", "threshold", "notary", "identities", "trustedRoot")
 _HEAD = ("mode", "root", "chain", "freshness")
 Mode = Literal["release", "head+release"]
@@ -75,7 +76,7 @@ class ComponentRule:
 
     def fits(self, name: str) -> bool:
         """Tell whether this rule is about the repository `name`; `*` stands for anything, slashes too."""
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
+        return any(_matches(pattern, name) for pattern in self.patterns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +92,17 @@ class TrustConfig:
     root: Path | None = None
     chain: Reference | None = None
     freshness: Freshness = "enforce"
+    scopes: Sequence[str] = ()  # of the device, where the whole of its configuration was read
 
     def component_sources(self, name: str) -> Sources | None:
         """Return whose signature the component in the repository `name` needs; None if nobody's."""
         return next((rule.sources for rule in self.components if rule.fits(name)), None)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Only `*` is special; case counts for nothing, as in host names."""
+    wanted = ".*".join(re.escape(part) for part in pattern.lower().split("*"))
+    return re.fullmatch(wanted, name.lower(), re.DOTALL) is not None
 
 
 def load_public_key(file: Path) -> "PublicKey":
@@ -120,9 +128,12 @@ def load_trust_config(file: Path) -> TrustConfig:
         faults.append(f"{file}:{document.line(path)}: {'.'.join(map(str, path)) or 'document'}: {message}")
 
     config = parse_trust(document, file.absolute().parent, fault)
+    scopes = document.find(("scopes",))
+    if scopes is not None and not (isinstance(scopes, list) and all(isinstance(one, str) for one in scopes)):
+        fault(("scopes",), "a list of text is expected")
     if faults:
         raise FormatError(*faults)
-    return config
+    return replace(config, scopes=tuple(scopes or ()))
 
 
 def parse_trust(document: Document, folder: Path, fault: Fault) -> TrustConfig:
@@ -177,6 +188,11 @@ class _Reader:
             return ComponentRule((), Sources())
         self.known(at, raw, (*_SOURCES, "repositories"))
         patterns = self.texts((*at, "repositories"))
+        for pattern in patterns:
+            if not _PATTERN.fullmatch(pattern):
+                self.fault(
+                    (*at, "repositories"), f"{pattern!r:.80}: host/repository, without oci:// and tag, is expected"
+                )
         if not patterns:
             self.fault((*at, "repositories"), 'a list of patterns is expected, as in ["registry.example/vendor/*"]')
         return ComponentRule(patterns, self.sources(at))

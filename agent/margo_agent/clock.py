@@ -42,7 +42,11 @@ class Clock:
         if mark is None:
             return None
         before_s = mark.uptime_s if mark.boot == self.boot() else 0.0
-        return parse_moment(mark.moment, at="record: time") + timedelta(seconds=max(0.0, self.uptime_s() - before_s))
+        since = timedelta(seconds=max(0.0, self.uptime_s() - before_s))
+        try:
+            return parse_moment(mark.moment, at="record: time") + since
+        except OverflowError:  # a head from the last second that there is: whoever signed it wants no time after it
+            return datetime.max.replace(tzinfo=UTC)
 
     def mark(self, *moments: datetime | None) -> Mark:
         """Return a mark at the latest of `moments`."""

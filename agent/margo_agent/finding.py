@@ -11,8 +11,8 @@ from typing import Protocol
 from margo_agent.clock import Clock
 from margo_agent.record import Accepted, GivenRoot, Record, SeenCarrier
 from margo_agent.report import Report
-from margo_agent.standing import ROOT_LOOK_EVERY, check_head, look_for_roots_is_due
-from margo_oci.content import Descriptor, digest_of
+from margo_agent.standing import ROOT_LOOK_EVERY, check_head, last_head, look_for_roots_is_due
+from margo_oci.content import Descriptor
 from margo_oci.desired_state import SCOPE
 from margo_oci.errors import MargoError, RegistryError, TrustError
 from margo_oci.freshness import Freshness, format_moment
@@ -25,6 +25,7 @@ from margo_oci.root import Root
 from margo_oci.transfer import Judge, parse_manifest, resolve
 from margo_oci.trust import Seen, Verified, recall
 
+ROOT_LOOK_AGAIN = timedelta(hours=1)
 ROOT_LOOK_BEFORE_EXPIRY = timedelta(days=30)
 
 Save = Callable[[Record], Record]
@@ -157,7 +158,10 @@ class ByHead:
             )
             if record.known_by(self.terms) and _names_current(head, record):  # the same state, vouched for anew
                 check_release(_described(head), carried.bundles, root)
-                check_head(save(following), report, now, self.freshness)
+                last = last_head(record)
+                if not last or last.content != head.content:  # in another wrapping it is no news, and not written
+                    record = save(following)
+                check_head(record, report, now, self.freshness)
                 return None
             manifest = await resolve(registry, self.source.at(head.digest))
             assert manifest is not None  # noqa: S101  (nothing was known before)
@@ -168,7 +172,8 @@ class ByHead:
     async def _carried(self, registry: Registry, record: Record, offered: bytes) -> Carried | None:
         if offered:
             return await open_carrier(registry, self.source, offered)
-        return await read_head(registry, self.source, known=record.known_by(self.terms))
+        # Without a head there is nothing that "nothing new" could be said of.
+        return await read_head(registry, self.source, known=record.known_by(self.terms) if last_head(record) else "")
 
     def _verify_head(self, carried: Carried, root: Root, record: Record, now: datetime) -> Head:
         scopes = [record.current] if bound(record, self.terms) else self.scopes
@@ -179,10 +184,9 @@ class ByHead:
 
     def _with_root(self, record: Record) -> Record:
         """Begin with the root that was given; if it is another one than before, heads are forgotten."""
-        given = digest_of(self.given)
+        given = Root.from_bytes(self.given).content
         if record.root and record.root.given == given:
             return record
-        Root.from_bytes(self.given)
         return replace(record.forget_heads(), root=GivenRoot(given, self.given.decode(), ""))
 
     async def _unless_refused(self, registry: Registry, record: Record, save: Save) -> Record:
@@ -200,16 +204,17 @@ class ByHead:
         root = self._root(record)
         now = self.clock.now(record.time, root.floor)
         near = root.expires - now < ROOT_LOOK_BEFORE_EXPIRY
-        return look_for_roots_is_due(record, now, every=ROOT_LOOK_EVERY / (24 if near else 1))
+        return look_for_roots_is_due(record, now, every=ROOT_LOOK_AGAIN if near else ROOT_LOOK_EVERY)
 
     async def _newer_roots(self, registry: Registry, record: Record, save: Save) -> Record:
-        """Follow the chain and save where it led. A chain that cannot be had now is tried again by a later pass."""
+        """Follow the chain and save where it led. One that cannot be had now is looked for again in an hour."""
         assert record.root is not None  # noqa: S101
         root, given = self._root(record), record.root.given
         try:
             reached = await newer_roots(registry, self.chain, root)
         except RegistryError:
-            return record
+            tried = self.clock.now(record.time, root.floor) - ROOT_LOOK_EVERY + ROOT_LOOK_AGAIN
+            return save(replace(record, root=replace(record.root, looked=format_moment(tried))))
         known = self.clock.known(record.time)
         if reached.heads_changed:
             record, known = record.forget_heads(), None

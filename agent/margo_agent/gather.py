@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from margo_agent.config import AgentConfig
+from margo_agent.finding import bound
 from margo_agent.generation import Generations
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
@@ -95,11 +96,13 @@ class Gatherer:
         """Read the layers, but not those whose revision is installed here, or failed here, already."""
         known = {one.revision: name for name, one in record.installed.items() if name not in record.unsure}
         known |= {one.revision: name for name, one in record.failed.items()}
+        checked = record.settled and bound(record, self.trusted.finder.terms)
         revisions: dict[str, str] = {}
         placed: dict[str, Placed] = {}
         for layer in verified.state.layers:
             revision = revision_of(layer)
-            enough = self.config.lock == "resolve" or LOCK in layer.annotations  # else it is refused, known or not
+            # What was accepted under other terms is held against these, known or not; what is not locked, always.
+            enough = checked and (self.config.lock == "resolve" or LOCK in layer.annotations)
             new = {} if enough and revision in known else self._deployments(layer)
             found = {} if new else {known[revision]: revision} if revision in known else {}
             found |= {name: one.revision for name, one in new.items()}
@@ -142,8 +145,11 @@ class Gatherer:
 
     async def _component(self, registry: Registry, component: Component, digest: str) -> None:
         generations, at = self.generations(), component_reference(component).at(digest)
-        if judge := self.trusted.component_judge(at.name):
-            await self._check_vendor(registry, at, judge)
+        try:
+            if judge := self.trusted.component_judge(at.name):
+                await self._check_vendor(registry, at, judge)
+        except FormatError as error:  # a fault of this device's configuration, not of the workload
+            raise TrustError("policy-unusable", f"trust.components, for {at.name}: {error}") from None
         if not generations.has_component(digest):
             generations.add_component(digest, await fetch_archive(registry, at, self.store))
 

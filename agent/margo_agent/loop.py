@@ -14,7 +14,9 @@ from margo_agent.config import AgentConfig
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
 from margo_agent.standing import check_head, look_for_roots_is_due, repeat
+from margo_oci.content import MANIFEST_LIMIT_BYTES
 from margo_oci.errors import MargoError, RegistryError, TrustError
+from margo_oci.freshness import CARRIER_LIMIT_BYTES
 from margo_oci.registry import Received, Registry
 
 BACKOFF_LIMIT_S = 600.0
@@ -109,6 +111,7 @@ class Loop:
     async def look(self) -> float:
         """Look once, and return how long to wait then, in seconds."""
         result = await self._result()
+        await self.registry.leave(but=self.config.look_at)
         failed = result["outcome"] in ("unreachable", "refused")
         self.failures = self.failures + 1 if failed else 0
         # The same news again is no news: a refusal is told once, not at every look (its words may say what time it is).
@@ -154,12 +157,14 @@ class Loop:
 
     async def _passed(self, manifest: bytes | None) -> Result:
         result = await self.pass_(manifest)
-        through = result["outcome"] in ("applied", "unchanged", "failed") and result.get("counter")
+        through = result["outcome"] in ("applied", "unchanged", "failed") and result.get("digest")
         self.looked = self.looked or bool(through)
         return result
 
     async def _look(self, known: str) -> Received | None:
-        return await self.registry.manifest(self.config.look_at, known=known) if known else None
+        limit_bytes = CARRIER_LIMIT_BYTES if self.config.trust.mode == "head+release" else MANIFEST_LIMIT_BYTES
+        at = self.config.look_at
+        return await self.registry.manifest(at, known=known, limit_bytes=limit_bytes) if known else None
 
     async def _wait(self, timeout_s: float) -> None:
         try:

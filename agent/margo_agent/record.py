@@ -101,8 +101,12 @@ class Record:
             self,
             accepted={**self.accepted, accepted.scope: accepted},
             current=accepted.scope,
-            settled=self.settled and self.digest == accepted.digest,
+            settled=self.settled and self._is_still(accepted),
         )
+
+    def _is_still(self, accepted: Accepted) -> bool:
+        """Tell whether this is what was accepted last, under the same terms: else everything is looked at afresh."""
+        return self.digest == accepted.digest and self.accepted[self.current].policy == accepted.policy
 
     @property
     def digest(self) -> str:
@@ -122,8 +126,12 @@ class Record:
         return self.known if self.known and self.accepted[self.current].policy == policy else ""
 
     def forget_heads(self) -> "Record":
-        """Return the record without heads and the time they told: a key that signed them is trusted no more (10.6)."""
-        return replace(self, accepted={key: replace(one, head=None) for key, one in self.accepted.items()}, time=None)
+        """Return the record without heads and the time they told: a key that signed them is trusted no more (10.6).
+
+        It is not settled until a head is accepted again: else "nothing new" would be taken for an answer.
+        """
+        accepted = {key: replace(one, head=None) for key, one in self.accepted.items()}
+        return replace(self, accepted=accepted, time=None, settled=False)
 
     def forget_counters(self) -> "Record":
         """Return the record without counters: a key that signed those states is trusted no more (10.6)."""

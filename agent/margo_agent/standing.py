@@ -79,7 +79,7 @@ def look_for_roots_is_due(record: Record, now: datetime, *, every: timedelta = R
     if record.root is None or not record.root.looked:
         return True
     looked = parse_moment(record.root.looked, at="record: root.looked")
-    return not looked <= now < looked + every
+    return not timedelta(0) <= now - looked < every
 
 
 def fail_if_any_failed(report: Report, note: str = "") -> None:

@@ -81,7 +81,7 @@ def _by_head(config: AgentConfig, clock: Clock) -> ByHead:
         chain=config.trust.chain or config.source.at(TRUST_TAG),
         freshness=config.trust.freshness,
         clock=clock,
-        terms=terms_of(digest_of(given), config),
+        terms=terms_of(Root.from_bytes(given).content, config),
     )
 
 

@@ -44,6 +44,8 @@ def keygen(folder: Path, name: str, no_password: bool, cosign: bool, output: str
         if file.exists():
             raise FormatError(f"{file} is there already: keys are never overwritten")
     password = None if no_password else _password()
+    if not (password or no_password or cosign):
+        raise FormatError("the password is empty: set one, or pass --no-password for an unencrypted key")
     private, public = generate_cosign(password or b"") if cosign else generate(password)
     folder.mkdir(parents=True, exist_ok=True)
     _write_new(private_file, private, 0o600)

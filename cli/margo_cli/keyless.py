@@ -70,4 +70,5 @@ def _token(given: str) -> str:
         with Path(given).open("rb") as stream:
             return stream.read(SIGNATURE_LIMIT_BYTES + 1).decode(errors="replace")
     except OSError as error:
-        raise FormatError(f"identity token: {given[:80]}: {error.strerror}") from None
+        words = f"identity token: neither a token nor a file that can be read: {error.strerror}"  # it may be a secret
+        raise FormatError(words) from None

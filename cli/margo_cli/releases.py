@@ -94,10 +94,17 @@ async def _check_repository(registry: Registry, reference: Reference) -> None:
 )
 @signing_options
 @peer_keys_option
+@click.option("--scope", default="", help="For whom the release must be. [as what the tag has now]")
 @click.option("--counter", type=int, help="Counter of the new release; higher than the last. [the last and one]")
 @with_session()
 def rollback(
-    session: Session, reference: Reference, to: int, signing: Signing, peer_files: Sequence[Path], counter: int | None
+    session: Session,
+    reference: Reference,
+    to: int,
+    signing: Signing,
+    peer_files: Sequence[Path],
+    scope: str,
+    counter: int | None,
 ) -> None:
     """Publish an earlier release again: its layers under a new, higher counter; no layer moves.
 
@@ -117,7 +124,7 @@ def rollback(
         async with session.registry(reference) as registry:
             uploader = session.uploader(reference)
             publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC), peers, signing.forms)
-            return await publisher.rollback(reference, to=to, counter=counter)
+            return await publisher.rollback(reference, to=to, scope=scope, counter=counter)
 
     release = asyncio.run(work())
     verb = f"release {to} is published again as" if release.changed else "this is what the tag has:"

@@ -12,6 +12,7 @@ from margo_cli.look import read
 from margo_cli.session import Session, reference_argument, say, with_session
 from margo_cli.trusting import Signing, Trusting, need_trust, signing_options, trust_options
 from margo_oci.content import Descriptor
+from margo_oci.errors import FormatError, TrustError
 from margo_oci.manifest import Manifest, kind_of
 from margo_oci.reference import Reference
 from margo_oci.registry import Received
@@ -101,6 +102,10 @@ def verify(session: Session, reference: Reference, trusting: Trusting, scopes: S
             assert received is not None  # noqa: S101
             if _is_state(received):
                 return received, trusting.judge(reference, scopes=scopes), ()
+            if scopes:
+                raise TrustError(
+                    "wrong-scope", f"{reference} is no desired state, so it has no scope: was the tag moved?"
+                )
             judge = trusting.judge(reference, component=True)
             return received, None, await judge.signers(registry, reference.at(received.digest), subject_of(received))
 
@@ -135,9 +140,11 @@ def verify(session: Session, reference: Reference, trusting: Trusting, scopes: S
 
 
 def _is_state(received: Received) -> bool:
-    if "image.index" in received.media_type or "manifest.list" in received.media_type:
+    """Tell by its bytes, whatever the registry calls it."""
+    try:
+        return kind_of(Manifest.from_bytes(received.data, what="manifest").artifact_type) == "desired-state"
+    except FormatError:
         return False
-    return kind_of(Manifest.from_bytes(received.data, what="manifest").artifact_type) == "desired-state"
 
 
 def _json(signers: Sequence[SignedBy]) -> list[dict[str, Any]]:

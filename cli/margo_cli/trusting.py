@@ -40,6 +40,7 @@ class Trusting:
         """Return what judges signatures in the repository of `reference`. Raises FormatError."""
         sources, policy = self.sources, None
         if self.config:
+            scopes = scopes or (() if component else self.config.scopes)
             found = self.config.component_sources(reference.name) if component else self.config.sources
             if found is None:
                 raise FormatError(f"{reference.name}: no entry of trust.components fits this repository")
@@ -180,7 +181,11 @@ def _command_signer(command: str, key_file: Path, signer_input: str, use: Use) -
 
     with key_file.open("rb") as stream:
         public = PublicKey.from_pem(stream.read(KEY_LIMIT_BYTES), name=key_file.name, use=use)
-    return CommandSigner(public, shlex.split(command), "digest" if signer_input == "digest" else "data")
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise click.UsageError(f"--signer-command: {error}: look at its quotes.") from None
+    return CommandSigner(public, words, "digest" if signer_input == "digest" else "data")
 
 
 def _chain(file: Path | None) -> Sequence[bytes]:

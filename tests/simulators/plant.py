@@ -38,11 +38,12 @@ from margo_oci.manifest import Manifest, build_index
 from margo_oci.package import build_component
 from margo_oci.reference import Reference
 from margo_oci.registry import Access, Registry
+from margo_oci.root import Root
 from margo_oci.signing import Attacher
 from margo_oci.store import Store
 from margo_oci.transfer import Judge, Voucher
 from margo_oci.trust import Policy
-from margo_oci.trustconfig import TrustConfig
+from margo_oci.trustconfig import ComponentRule, Sources, TrustConfig
 from tests.simulators.engine import SERVICE, SimulatedCompose, SimulatedEngine, runtime
 from tests.simulators.registry import SimulatedRegistry
 from tests.simulators.uploader import SimulatedUploader
@@ -206,6 +207,8 @@ class Device:
         self.credentials: Credentials | None = None
         self.lock_resolve = False
         self.vendor: PublicKey | None = None
+        self.rule = False  # whether the configuration says so, or the files behind it alone
+        self.component_judge: Callable[[str], Judge | None] | None = None
         self.root = b""  # with one, heads are asked for
         self.freshness: Freshness = "enforce"
         self.now, self.uptime_s, self.boot = NOON, 0.0, "first boot"
@@ -297,7 +300,7 @@ class Device:
                 chain=SOURCE.at("trust"),
                 freshness=self.freshness,
                 clock=self.clock,
-                terms=terms_of(digest_of(self.root), self._config()),
+                terms=terms_of(Root.from_bytes(self.root).content, self._config()),
             )
         else:
             policy = Policy([] if self.identities else [self.key], self.scopes, identities=self.identities)
@@ -306,7 +309,7 @@ class Device:
         components = Judge(Policy([self.vendor]), lambda: NOON) if self.vendor else None
         return Trusted(
             finder=finder,
-            component_judge=lambda _: components,
+            component_judge=self.component_judge or (lambda _: components),
         )
 
     def _config(self) -> AgentConfig:
@@ -315,7 +318,11 @@ class Device:
             device="edge-17",
             source=SOURCE,
             scopes=self.scopes,
-            trust=TrustConfig(mode="head+release" if self.root else "release", freshness=self.freshness),
+            trust=TrustConfig(
+                mode="head+release" if self.root else "release",
+                freshness=self.freshness,
+                components=[ComponentRule(["*"], Sources())] if self.rule else [],
+            ),
             registries={HOST: self._access(HOST)},
             interval_s=30.0,
             state_dir=self.folder,

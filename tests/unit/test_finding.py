@@ -1,7 +1,7 @@
 """A device that follows heads: what a pass costs, what it refuses by name, and how it recovers when keys are lost."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from margo_oci.ceremony import Change
 from margo_oci.content import canonical_json
 from margo_oci.head import sign_head
+from tests.simulators.faults import answers
 from tests.simulators.plant import SCOPE, SOURCE
 from tests.unit.headed import HEAD_TAG, HeadedPlant, headed_plant
 from tests.unit.scenes import key
@@ -297,6 +298,54 @@ def test_a_record_with_a_head_is_read_back_as_it_was(plant: HeadedPlant) -> None
     record = plant.device.record
     assert record.accepted[SCOPE].head
     assert plant.device.record_file.load() == record
+
+
+def test_a_head_from_the_last_second_there_is_stops_nothing_for_good(plant: HeadedPlant) -> None:
+    """Whoever stole the head key wants no time after it: the device still looks for roots, and recovers."""
+    end = datetime(9999, 12, 31, 23, 59, 58, tzinfo=UTC)
+    state = plant.publish(plant.workload("pump", "a"), counter=1)
+    last = head_of(state, version=2, issued=end, expires=end + timedelta(seconds=1))
+    document = sign_head(last, plant.root, [key("head")])
+    plant.put_head(document, state)
+    plant.device.once()
+    plant.device.uptime_s += 10
+    assert plant.device.once().outcome == "refused"
+    plant.rotate(head=Change(add=[key("head2").public], remove=["head"]))
+    later = plant.publish(plant.workload("pump", "b"), counter=2)
+    plant.put_head(sign_head(head_of(later, version=1), plant.root, [key("head2")]), later)
+    assert plant.device.once().outcome == "applied"
+
+
+def test_without_a_head_nothing_new_is_no_answer(plant: HeadedPlant) -> None:
+    """After a head key was taken away: the state itself under the head's tag must not pass for "nothing new"."""
+    plant.rotate(head=Change(add=[key("head2").public], remove=["head"]))
+    plant.wait(DAY)
+    assert refused(plant) == "wrong-key"
+    plant.put_back(HEAD_TAG, plant.published)
+    assert refused(plant) == "malformed"
+    assert refused(plant) == "malformed"
+
+
+def test_a_head_in_another_wrapping_is_not_written_down_again(plant: HeadedPlant) -> None:
+    manifest = json.loads(plant.sim.repositories[SOURCE.repository].manifests[plant.tag(HEAD_TAG)])
+    plant.sim.put_manifest(SOURCE.repository, HEAD_TAG, canonical_json(manifest | {"annotations": {"a": "b"}}))
+    before = plant.device.record
+    assert plant.device.once().outcome == "unchanged"
+    assert plant.device.record == before
+
+
+def test_a_chain_that_cannot_be_had_is_looked_for_hourly(plant: HeadedPlant) -> None:
+    plant.wait(DAY)
+    plant.sim.fail(answers(500), on="manifests/trust", times=99)
+    assert [plant.device.once().requests for _ in range(2)] == [2, 1]
+    plant.wait(timedelta(hours=1))
+    assert plant.device.once().requests == 2
+
+
+def test_the_given_root_in_another_writing_is_the_same_root(plant: HeadedPlant) -> None:
+    plant.device.root = plant.device.root + b"\n"
+    assert plant.device.once().outcome == "unchanged"
+    assert plant.device.record.accepted[SCOPE].head
 
 
 def test_looking_ahead_keeps_nothing(plant: HeadedPlant) -> None:

@@ -18,6 +18,7 @@ from margo_oci import (
     cosign_key,
     envelopes,
     errors,
+    freshness,
     head,
     helper,
     manifest,
@@ -83,7 +84,7 @@ LIMITS = [
     ("10.10", "more than 1,000,000", head.JUMP_LIMIT, 1_000_000),
     ("10.15", "at most 16 Sigstore bundles", carrier.BUNDLE_COUNT_LIMIT, 16),
     ("10.15", "up to 8 KiB", carrier.INLINED_AT_MOST_BYTES, 8 * KIB),
-    ("10.15", "at most 256 KiB", carrier.CARRIER_LIMIT_BYTES, 256 * KIB),
+    ("10.15", "at most 256 KiB", freshness.CARRIER_LIMIT_BYTES, 256 * KIB),
     ("10.15", "at most 64 KiB", content.INLINE_LIMIT_BYTES, 64 * KIB),
 ]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from margo_agent.trusted import terms_of
+from margo_oci.errors import FormatError
 from margo_oci.trustconfig import ComponentRule, Sources
 from tests.simulators.plant import SCOPE, Plant, running_plant
 
@@ -69,6 +70,38 @@ def test_4_3_what_ran_unlocked_is_refused_once_locks_are_enforced(plant: Plant) 
     report = plant.device.once()
     assert (report.outcome, report.reason) == ("refused", "unlocked")
     assert plant.device.engine.running == {"pump": "b"}
+
+
+def test_6_13_what_runs_is_held_against_a_new_rule_until_it_fits(plant: Plant) -> None:
+    plant.device.vendor = plant.stranger.public
+    plant.device.rule = True
+    assert [plant.device.once().reason for _ in range(2)] == ["unsigned", "unsigned"]
+    plant.publish(plant.workload("pump", "a"), counter=2)
+    assert plant.device.once().reason == "unsigned"
+    plant.sign_component(plant.stranger)
+    assert plant.device.once().outcome == "applied"
+    assert plant.device.engine.log == []
+
+
+def test_4_3_what_ran_unlocked_is_refused_at_every_look(plant: Plant) -> None:
+    plant.sim.put_manifest("images/cell", "1", b"the image")
+    plant.device.lock_resolve = True
+    plant.publish(plant.workload("pump", "b", locked=False), counter=2)
+    assert plant.device.once().outcome == "applied"
+    plant.device.lock_resolve = False
+    assert [plant.device.once().reason for _ in range(2)] == ["unlocked", "unlocked"]
+
+
+def test_a_fault_in_the_configuration_is_not_the_workloads(plant: Plant) -> None:
+    def broken(name: str) -> None:
+        raise FormatError("vendor.pub: No such file or directory")
+
+    plant.device.component_judge = broken
+    plant.publish(plant.workload("pump", "b"), counter=2)
+    report = plant.device.once()
+    assert (report.outcome, report.reason) == ("refused", "policy-unusable")
+    plant.device.component_judge = None
+    assert plant.device.once().outcome == "applied"
 
 
 def test_a_state_is_looked_at_afresh_when_a_vendors_key_file_has_another_content(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from margo_oci.errors import FormatError, NotFound, RegistryError, TrustError
 from margo_oci.images import image_bytes
 from margo_oci.manifest import IMAGE_INDEX
 from margo_oci.reference import Reference
+from margo_oci.registry import Registry
 from margo_oci.store import Store
 from margo_oci.transfer import pull_blob
 from tests.simulators.faults import (
@@ -339,3 +341,24 @@ def test_7_9_a_signed_address_is_not_shown(plant: Plant) -> None:
     report = plant.device.once()
     assert "https://cdn.example/blob: redirected to http://cdn.example" in report.message
     assert "secret" not in report.message
+
+
+def test_a_loop_carries_no_cookies_and_leaves_hosts_that_it_was_led_to(plant: Plant) -> None:
+    """Both would grow for years; and an honest registry refuses a header that grew."""
+    sent: list[str] = []
+
+    async def looked(registry: Registry) -> list[str]:
+        for _ in range(3):
+            await registry.manifest(SOURCE)
+        for client in registry._clients.values():
+            sent.extend(f"{cookie.name}" for cookie in client.cookies.jar)
+        plant.sim.fail(redirects("https://cdn.example{path}"), on=SOURCE_MANIFEST)
+        with suppress(RegistryError):
+            await registry.manifest(SOURCE)
+        assert set(registry._clients) == {HOST, "cdn.example"}
+        await registry.leave(but=SOURCE)
+        return list(registry._clients)
+
+    plant.sim.fail(says({"Set-Cookie": "a=" + "x" * 4000}), on="manifests", times=3)
+    assert ask(plant.sim, looked) == [HOST]
+    assert sent == []

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from margo_oci.carrier import CARRIER_LIMIT_BYTES
 from margo_oci.ceremony import Change
 from margo_oci.desired_state import Layer, build_layer
 from margo_oci.errors import ConflictError, FormatError, NotFound, TrustError
+from margo_oci.freshness import CARRIER_LIMIT_BYTES
 from margo_oci.head import open_head, verify_head, verify_release
 from margo_oci.heads import read_head
 from margo_oci.issue import Attended, Issued, Issuer, what_is_behind
@@ -315,9 +315,8 @@ def test_a_lost_release_key_is_replaced_and_the_release_signed_again(fleet: Flee
 
 def test_a_watch_issues_what_is_new_and_renews_what_expires_and_else_rests(fleet: Fleet) -> None:
     fleet.push()
-    first = fleet.attend().issued
-    assert first
-    assert first.head.counter == 1
+    assert "begin with `margo-oci head issue`" in str(fleet.attend().refused)
+    assert fleet.issue().head.counter == 1
     assert fleet.attend() == Attended()
     fleet.push(ID, OTHER_ID)
     second = fleet.attend().issued
@@ -331,7 +330,7 @@ def test_a_watch_issues_what_is_new_and_renews_what_expires_and_else_rests(fleet
 
 def test_a_watch_renews_the_good_release_while_the_tag_has_a_bad_one(fleet: Fleet) -> None:
     good = fleet.push()
-    fleet.attend()
+    fleet.issue()
     fleet.push(ID, OTHER_ID, signer="stranger")
     assert isinstance(fleet.attend().refused, TrustError)
     fleet.now = NOW + 5 * DAY
@@ -339,6 +338,18 @@ def test_a_watch_renews_the_good_release_while_the_tag_has_a_bad_one(fleet: Flee
     assert attended.issued
     assert attended.issued.head.digest == good.digest
     assert isinstance(attended.refused, TrustError)
+
+
+def test_an_expired_head_is_not_renewed_by_a_timer(fleet: Fleet) -> None:
+    """It may be an old one that was put back: renewed, it would be taken by devices that remember nothing."""
+    fleet.push()
+    fleet.issue()
+    fleet.now = NOW + 8 * DAY
+    with pytest.raises(TrustError) as refused:
+        fleet.renew()
+    assert refused.value.reason == "freeze"
+    assert isinstance(fleet.attend().refused, TrustError)
+    assert fleet.issue().head.version == 2, "a person may"
 
 
 def test_the_tag_behind_a_head_is_told(fleet: Fleet) -> None:

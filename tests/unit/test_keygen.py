@@ -34,6 +34,13 @@ def test_the_password_comes_from_the_environment(tmp_path: Path) -> None:
         FileKey.from_pem(data, None, name="k")
 
 
+def test_an_empty_password_is_none(tmp_path: Path) -> None:
+    """A secret that a pipeline forgot to set must not leave a key unencrypted."""
+    done = run("-o", str(tmp_path), password="")
+    assert "the password is empty" in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_a_password_and_a_terminal_it_must_be_meant(tmp_path: Path) -> None:
     done = run("-o", str(tmp_path))
     assert isinstance(done.exception, FormatError)

@@ -66,7 +66,22 @@ def test_2_8_a_rollback_counts_on_from_its_own_releases_only(plant: Plant) -> No
     plant.publish_unsigned(plant.workload("pump", "evil"), counter=COUNTER_LIMIT - 1)
     with pytest.raises(ConflictError, match="which no key of yours signed"):
         run(publisher(plant).rollback(SOURCE, to=1))
-    assert run(publisher(plant).rollback(SOURCE, to=1, counter=2)).state.counter == 2
+    with pytest.raises(FormatError, match="say for whom with --scope"):
+        run(publisher(plant).rollback(SOURCE, to=1, counter=2))
+    assert run(publisher(plant).rollback(SOURCE, to=1, counter=2, scope=SCOPE)).state.counter == 2
+
+
+@pytest.mark.parametrize(("counter", "scope"), [(1, "edge-18"), (3, SCOPE)])
+def test_a_rollback_takes_no_other_release_that_was_put_in_its_place(plant: Plant, counter: int, scope: str) -> None:
+    """Else whoever can move a tag chooses what our key signs anew, and for whom."""
+    for recipe in ("a", "b"):
+        run(publisher(plant).publish(SOURCE, [plant.workload("pump", recipe).layer], scope=SCOPE))
+    current = plant.published
+    other = plant.publish(plant.workload("pump", "c"), counter=counter, scope=scope)
+    plant.move_tag(current)
+    plant.sim.put_manifest(SOURCE.repository, claim(SOURCE, 1).tag, other.manifest.data)
+    with pytest.raises(ConflictError, match="somebody moved that tag"):
+        run(publisher(plant).rollback(SOURCE, to=1))
 
 
 def test_a_rollback_to_a_counter_that_does_not_rise_or_is_taken_is_refused(plant: Plant) -> None:

@@ -81,6 +81,18 @@ def test_rsa_signs_with_pss(tmp_path: Path) -> None:
     assert signer.public.verifies(signer.sign(b"data"), b"data")
 
 
+def test_rsa_with_another_hash_than_its_certificate_gives_is_no_signature(tmp_path: Path) -> None:
+    """It would hold, and say what it is not: published, nobody would accept it."""
+    key = leaf("RSA3072").key
+    (tmp_path / "k").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:digest"]
+    command = ["openssl", "dgst", "-sha256", *pss, "-sign", str(tmp_path / "k")]
+    assert "is no signature by k.pub" in refused(
+        CommandSigner(PublicKey.from_pem(pem, name="k.pub", use="notary"), command)
+    )
+
+
 def test_a_command_that_fails_is_quoted() -> None:
     assert refused(python("import sys; sys.exit('wrong PIN')")).endswith("it ended with 1: wrong PIN")
     assert refused(python("import sys; sys.exit(3)")).endswith("it ended with 3: it said nothing")

@@ -7,7 +7,7 @@ import pytest
 from margo_oci.errors import FormatError
 from margo_oci.identity import Identity
 from margo_oci.keys import generate
-from margo_oci.trustconfig import TrustConfig, load_trust_config
+from margo_oci.trustconfig import ComponentRule, Sources, TrustConfig, load_trust_config
 
 
 def read(folder: Path, text: str) -> TrustConfig:
@@ -54,6 +54,28 @@ def test_the_first_rule_that_fits_says_whose_component_it_must_be(folder: Path) 
         for sources in [config.component_sources(name)]
     }
     assert list(names.values()) == [["vendor.pub"], ["second.pub"], None]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "fits"),
+    [
+        ("[::1]:5000/vendor/*", "[::1]:5000/vendor/a", True),
+        ("registry.example/*", "Registry.Example/vendor/a", True),
+        ("*", "anything.example/a", True),
+        ("registry.example/vendor/*", "registry.example/vendor", False),
+        ("registry.example/a?c", "registry.example/abc", False),
+    ],
+)
+def test_in_a_pattern_only_the_star_is_special(pattern: str, name: str, fits: bool) -> None:
+    assert ComponentRule([pattern], Sources()).fits(name) is fits
+
+
+@pytest.mark.parametrize(
+    "pattern", ["oci://r.example/a/*", "r.example", "r.example/a:1.0", "r.example/a@sha256:1", "a b/c"]
+)
+def test_a_pattern_that_could_fit_nothing_is_told(pattern: str, folder: Path) -> None:
+    text = f'trust: {{keys: [fleet.pub], components: [{{repositories: ["{pattern}"], keys: [vendor.pub]}}]}}'
+    assert "host/repository, without oci:// and tag, is expected" in faults(folder, text)[0]
 
 
 def test_every_file_that_decides_who_counts_is_named(folder: Path) -> None:
