@@ -100,5 +100,5 @@ def check_expiry(version: int, expires: datetime, now: datetime) -> None:
         raise TrustError(
             "freeze",
             f"head version {version} expired at {format_moment(expires)}, and it is {format_moment(now)}: somebody "
-            "holds newer ones back, or nobody renewed it (`margo-oci head renew`)",
+            "holds newer ones back, or nobody renewed it in time (`margo-oci head issue`)",
         )
