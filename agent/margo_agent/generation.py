@@ -56,10 +56,11 @@ class Generation:
 
 @dataclass(frozen=True)
 class Generations:
-    """All generations of a device, below `root`."""
+    """All generations of `device`, below `root`."""
 
     root: Path
     compose: Compose
+    device: str
 
     def has_component(self, digest: str) -> bool:
         """Tell whether a component's archive is unpacked."""
@@ -139,7 +140,7 @@ class Generations:
                 deployment.environment(component.name),
             )
             model = self.model(digest, project=project, variables=variables)
-            model = pinned(model, locked, deployment=deployment.id, component=component.name)
+            model = pinned(model, locked, device=self.device, deployment=deployment.id, component=component.name)
             model = sealed(model, archive=str(self._component(digest)), private=str(self.root))
             ready = self_contained(model, variables, read=lambda path: Path(path).read_bytes())
         except FormatError as error:

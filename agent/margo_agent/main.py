@@ -231,7 +231,7 @@ def reconciler(config: AgentConfig) -> "Reconciler":
         return Runtime(compose(), engine, config.access, stopping=stopping)
 
     def generations() -> Generations:
-        return Generations(config.state_dir, compose())
+        return Generations(config.state_dir, compose(), config.device)
 
     def registry() -> Registry:
         return Registry(config.access)

@@ -12,11 +12,12 @@ from margo_oci.errors import FormatError
 
 DEPLOYMENT_LABEL = "org.margo.deployment"
 COMPONENT_LABEL = "org.margo.component"
+DEVICE_LABEL = "org.margo.device"
 CONTENT_LABEL = "org.margo.content"
 _SECRET = "MARGO_SECRET_"  # noqa: S105  (a variable's name)
 
 
-def pinned(model: Mapping[str, Any], locked: Lock, *, deployment: str, component: str) -> dict[str, Any]:
+def pinned(model: Mapping[str, Any], locked: Lock, *, device: str, deployment: str, component: str) -> dict[str, Any]:
     """Return the model with every image at its locked digest and our labels on every service (format 4.2, 5.2).
 
     Raises FormatError for an image that the lock does not know (a tag alone says nothing about content), and for
@@ -24,7 +25,8 @@ def pinned(model: Mapping[str, Any], locked: Lock, *, deployment: str, component
     """
     if faults := faults_of_model(model):
         raise FormatError(*faults)
-    return _with_services(model, lambda name, one: _service(one, name, locked, deployment, component))
+    labels = {DEVICE_LABEL: device, DEPLOYMENT_LABEL: deployment, COMPONENT_LABEL: component}
+    return _with_services(model, lambda name, one: _service(one, name, locked, labels))
 
 
 def _with_services(
@@ -33,17 +35,13 @@ def _with_services(
     return {**model, "services": {name: change(name, one) for name, one in model["services"].items()}}
 
 
-def _service(service: Mapping[str, Any], name: str, locked: Lock, deployment: str, component: str) -> dict[str, Any]:
+def _service(service: Mapping[str, Any], name: str, locked: Lock, ours: Mapping[str, str]) -> dict[str, Any]:
     image = service.get("image", "")
     if image not in locked.images:
         raise FormatError(f"services.{name}.image: {image or '(none)'} is not in the lock of this deployment")
     # Profiles were chosen when the model was made: what is in it is on.
     kept = {key: value for key, value in service.items() if key not in ("build", "pull_policy", "profiles")}
-    labels = {
-        **(service.get("labels") or {}),
-        DEPLOYMENT_LABEL: deployment,
-        COMPONENT_LABEL: component,
-    }
+    labels = {**(service.get("labels") or {}), **ours}
     return {**kept, "image": f"{without_tag(image)}@{locked.images[image]}", "labels": labels}
 
 

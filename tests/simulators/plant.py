@@ -266,7 +266,7 @@ class Device:
 
     def _reconciler(self) -> Reconciler:
         compose = SimulatedCompose((), {}, self.engine)
-        generations = Generations(self.folder, compose)
+        generations = Generations(self.folder, compose, "edge-17")
         running = runtime(self.engine, compose, lambda: self.stopping)
         return Reconciler(
             gatherer=Gatherer(

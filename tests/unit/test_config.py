@@ -2,12 +2,22 @@
 
 import tempfile
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from margo_agent.config import load_config
+from margo_agent.settings import (
+    About,
+    ApplySettings,
+    CleanSettings,
+    LogSettings,
+    ReportSettings,
+    TransferSettings,
+)
+from margo_agent.window import parse_window
 from margo_oci.auth import Credentials
 from margo_oci.errors import FormatError, RegistryError
 from margo_oci.reference import Reference
@@ -208,13 +218,13 @@ def test_what_is_no_yaml_is_told_with_its_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("1s", 1), ("30s", 30), ("5m", 300), ("1h30m", 5400), ("2h", 7200), ("90m", 5400), ("1h1s", 3601)],
+    [("1s", 1), ("30s", 30), ("5m", 300), ("1h30m", 5400), ("2h", 7200), ("90m", 5400), ("1h1s", 3601), ("1d", 86400)],
 )
 def test_an_interval_is_a_duration(text: str, seconds: float, tmp_path: Path) -> None:
     assert load_config(written(tmp_path, f"{SMALLEST}interval: {text}\n")).interval_s == seconds
 
 
-@pytest.mark.parametrize("text", ["0s", "1", "1.5s", "-5s", "5m1h", "s", "'1 h'", "1d", "٣s", "9999999s"])
+@pytest.mark.parametrize("text", ["0s", "1", "1.5s", "-5s", "5m1h", "s", "'1 h'", "1w", "٣s", "9999999s"])
 def test_what_is_no_duration_is_told(text: str, tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, f"{SMALLEST}interval: {text}\n")
     assert fault.startswith("7: interval: ")
@@ -269,3 +279,72 @@ def test_a_credential_helper_is_asked_when_a_login_is_needed(tmp_path: Path) -> 
     (tmp_path / "kept").unlink()
     with pytest.raises(RegistryError, match=r"registries\.a\.example: .*/helper get for a\.example ended with 1"):
         access.who("fleet/edge-17")
+
+
+def test_every_section_is_read(tmp_path: Path) -> None:
+    (tmp_path / "device.key").write_text("a key")
+    config = load_config(
+        written(
+            tmp_path,
+            SMALLEST
+            + """\
+apply: {atomic: state, settle: 0s, window: ["Mon-Fri 22:00-04:00"], timezone: Europe/Berlin, lockFile: not-now}
+drift: report
+bandwidth: 200KiB/s
+leastRate: 10B/s
+clean: {after: 7d, keepFree: 1GB}
+report:
+  registry: true
+  as: referrer
+  reference: registry.example/fleet/status:edge-17
+  key: device.key
+  files: status
+  heartbeat: 1h
+  textfile: margo.prom
+  otlp: http://127.0.0.1:4318/
+log: {format: json, level: warning}
+about: {vendor: Northgate, modelNumber: B2, serialNumber: "7", labels: {line: 1}}
+""",
+        )
+    )
+    assert config.apply == ApplySettings(
+        atomic="state", settle_s=0, windows=(parse_window("Mon-Fri 22:00-04:00"),),
+        timezone=ZoneInfo("Europe/Berlin"), lock_file=tmp_path / "not-now",
+    )  # fmt: skip
+    assert config.drift == "report"
+    assert config.transfer == TransferSettings(most_bytes_s=204800, least_bytes_s=10)
+    assert config.clean == CleanSettings(after_s=604800, keep_free_bytes=1000000000)
+    assert config.report == ReportSettings(
+        registry=True, form="referrer", reference=Reference("registry.example", "fleet/status", "edge-17"),
+        key=tmp_path / "device.key", files=tmp_path / "status", heartbeat_s=3600, textfile=tmp_path / "margo.prom",
+        otlp="http://127.0.0.1:4318",
+    )  # fmt: skip
+    assert config.log == LogSettings(format="json", level="warning")
+    assert config.about == About(vendor="Northgate", model_number="B2", serial_number="7", labels={"line": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("apply: {atomic: all}", "apply.atomic: 'all': one of deployment, state is expected"),
+        ("apply: {settle: soon}", "apply.settle: 'soon': a duration of at least 0s"),
+        ("apply: {window: [always]}", "apply.window: 'always': a window is expected, as in"),
+        ("apply: {timezone: Moon/Tranquility}", "apply.timezone: 'Moon/Tranquility': a time zone is expected"),
+        ("apply: {timezone: ../../etc/passwd}", "apply.timezone: '../../etc/passwd': a time zone is expected"),
+        ("drift: maybe", "drift: 'maybe': one of correct, report is expected"),
+        ("bandwidth: fast", "bandwidth: 'fast': as in 200KiB/s is expected"),
+        ("bandwidth: 0KiB/s", "bandwidth: '0KiB/s': as in 200KiB/s is expected"),
+        ("bandwidth: 10B/s", "bandwidth: 10 B/s is below leastRate, 100 B/s"),
+        ("clean: {keepFree: most}", "clean.keepFree: 'most': as in 500MiB is expected"),
+        ("report: {registry: perhaps}", "report.registry: true or false is expected, got 'perhaps'"),
+        ("report: {otlp: 127.0.0.1}", "report.otlp: '127.0.0.1': an address is expected"),
+        ("report: {key: gone.key}", "gone.key is not there"),
+        ("log: {format: xml}", "log.format: 'xml': one of text, json is expected"),
+        ("about: {labels: [a]}", "about.labels: a map is expected"),
+        ("about: {colour: red}", "about.colour: unknown: one of vendor, modelNumber, serialNumber, labels"),
+    ],
+)
+def test_a_section_with_a_fault_is_told(text: str, fault: str, tmp_path: Path) -> None:
+    (found,) = faults(tmp_path, f"{SMALLEST}{text}\n")
+    assert found.startswith("7: ")
+    assert fault in found

@@ -94,9 +94,9 @@ def test_5_2_each_component_is_a_project_of_its_own() -> None:
 
 def test_5_2_containers_carry_the_labels_by_which_they_are_found() -> None:
     model = {"services": {name: {"image": "registry.example/web:1"} for name in ("a", "b")}}
-    found = pinned(model, lock(), deployment=ID, component="web")
+    found = pinned(model, lock(), device="edge-17", deployment=ID, component="web")
     assert [one["labels"] for one in found["services"].values()] == [
-        {"org.margo.deployment": ID, "org.margo.component": "web"}
+        {"org.margo.device": "edge-17", "org.margo.deployment": ID, "org.margo.component": "web"}
     ] * 2
 
 

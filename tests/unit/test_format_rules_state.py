@@ -311,13 +311,19 @@ def test_4_1_the_lock_stands_under_the_signature() -> None:
 )
 def test_4_2_each_image_is_rewritten_to_its_locked_digest(written: str, name: str) -> None:
     model = {"services": {"web": {"image": written}}}
-    found = pinned(model, Lock({}, {written: OTHER_DIGEST}), deployment=ID, component="web")
+    found = pinned(model, Lock({}, {written: OTHER_DIGEST}), device="edge-17", deployment=ID, component="web")
     assert found["services"]["web"]["image"] == f"{name}@{OTHER_DIGEST}"
 
 
 def test_4_3_an_image_that_the_lock_does_not_know_is_not_applied() -> None:
     with pytest.raises(FormatError, match=r"services.web.image: web:2 is not in the lock of this deployment"):
-        pinned({"services": {"web": {"image": "web:2"}}}, Lock({}, {"web:1": DIGEST}), deployment=ID, component="web")
+        pinned(
+            {"services": {"web": {"image": "web:2"}}},
+            Lock({}, {"web:1": DIGEST}),
+            device="edge-17",
+            deployment=ID,
+            component="web",
+        )
 
 
 def test_4_4_a_revision_changes_with_the_document_and_with_the_lock_and_with_nothing_else() -> None:

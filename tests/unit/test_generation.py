@@ -31,7 +31,7 @@ class PaperCompose(Compose):
 
 
 def generations(root: Path) -> Generations:
-    found = Generations(root, PaperCompose((), {}))
+    found = Generations(root, PaperCompose((), {}), "edge-17")
     if not found.has_component(DIGEST):
         found.add_component(DIGEST, Archive("hello", (Entry("compose.yaml", b"services: {}"),)))
     return found
@@ -61,7 +61,7 @@ def test_a_name_is_left_without_tag_and_digest(image: str, name: str) -> None:
 def test_what_is_built_or_pulled_elsewhere_is_taken_out_and_the_rest_stays() -> None:
     service = {"image": IMAGE, "build": ".", "pull_policy": "always", "ports": ["80"], "labels": {"a": "b"}}
     model = {"services": {"web": service}, "volumes": {"data": {}}}
-    found = pinned(model, lock(), deployment=ID, component="web")
+    found = pinned(model, lock(), device="edge-17", deployment=ID, component="web")
     assert found == {
         "services": {
             "web": {
@@ -77,7 +77,7 @@ def test_what_is_built_or_pulled_elsewhere_is_taken_out_and_the_rest_stays() -> 
 
 def test_a_workload_cannot_pass_for_another_by_its_labels() -> None:
     model = {"services": {"web": {"image": IMAGE, "labels": {"org.margo.deployment": "another"}}}}
-    found = pinned(model, lock(), deployment=ID, component="web")
+    found = pinned(model, lock(), device="edge-17", deployment=ID, component="web")
     assert found["services"]["web"]["labels"]["org.margo.deployment"] == ID
 
 
@@ -86,7 +86,7 @@ def test_a_workload_cannot_pass_for_another_by_its_labels() -> None:
 )
 def test_an_image_that_was_not_locked_is_refused(image: str) -> None:
     with pytest.raises(FormatError) as refused:
-        pinned({"services": {"db": {"image": image}}}, lock(), deployment=ID, component="web")
+        pinned({"services": {"db": {"image": image}}}, lock(), device="edge-17", deployment=ID, component="web")
     assert str(refused.value) == f"services.db.image: {image or '(none)'} is not in the lock of this deployment"
 
 
@@ -172,4 +172,4 @@ def test_a_generation_that_went_bad_on_the_disk_is_an_error_that_can_be_handled(
 def test_4_2_nothing_gets_round_the_lock(more: dict[str, Any]) -> None:
     model = {"services": {"web": {"image": IMAGE, **more}}}
     with pytest.raises(FormatError, match="it would get round the lock"):
-        pinned(model, lock(), deployment=ID, component="web")
+        pinned(model, lock(), device="edge-17", deployment=ID, component="web")

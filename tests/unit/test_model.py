@@ -90,4 +90,4 @@ def test_5_7_who_uses_a_value_changes_with_it(kind: str) -> None:
 
 def test_what_a_profile_turned_on_is_applied_without_the_profile() -> None:
     model = {"services": {"web": {"image": IMAGE, "profiles": ["debug"]}}}
-    assert "profiles" not in pinned(model, lock(), deployment=ID, component="web")["services"]["web"]
+    assert "profiles" not in pinned(model, lock(), device="edge-17", deployment=ID, component="web")["services"]["web"]
