@@ -67,7 +67,12 @@ def test_what_is_built_or_pulled_elsewhere_is_taken_out_and_the_rest_stays() -> 
             "web": {
                 "image": f"registry.example/web@{DIGEST}",
                 "ports": ["80"],
-                "labels": {"a": "b", "org.margo.deployment": ID, "org.margo.component": "web"},
+                "labels": {
+                    "a": "b",
+                    "org.margo.device": "edge-17",
+                    "org.margo.deployment": ID,
+                    "org.margo.component": "web",
+                },
             }
         },
         "volumes": {"data": {}},
