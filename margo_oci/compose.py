@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ CONFIG_CPU_LIMIT_S = 30
 CONFIG_MEMORY_LIMIT_BYTES = 1024 * 1024 * 1024
 MODEL_LIMIT_BYTES = 16 * 1024 * 1024
 _WORDS_LIMIT_BYTES = 64 * 1024
+_LOOK_EVERY_S = 0.5
+_END_LIMIT_S = 10.0
 _CUT = b" level=warning\nlevel=warning "  # the lines that were cut through are no errors
 # Else `include` and `extends` would fetch Git and OCI resources that no digest of ours covers.
 _NO_REMOTES = {"COMPOSE_EXPERIMENTAL_GIT_REMOTE": "false", "COMPOSE_EXPERIMENTAL_OCI_REMOTE": "false"}
@@ -104,24 +106,33 @@ class Compose:
         project: str,
         variables: Mapping[str, str] | None = None,
         timeout_s: float,
+        go_on: Callable[[], None] = lambda: None,
     ) -> str:
-        """Run one Compose command and return what it printed. Raises ApplyError with its last words."""
+        """Run one Compose command and return what it printed. Raises ApplyError with its last words.
+
+        It is asked every moment whether to `go_on`; what that raises ends the command first.
+        """
         try:
-            done = subprocess.run(
+            with subprocess.Popen(
                 self._command(arguments, file, project),
                 env=self._environment(variables or {}),
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=timeout_s,
-                check=False,
-            )
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                process_group=0,
+            ) as process:
+                try:
+                    printed, said = _talk(process, time.monotonic() + timeout_s, go_on)
+                except BaseException:
+                    _end(process)
+                    raise
         except subprocess.TimeoutExpired:
             raise ApplyError(f"compose {arguments[0]}: not done after {timeout_s:.0f} s") from None
         except (OSError, ValueError) as error:
             raise ApplyError(f"compose {arguments[0]}: {error}") from None
-        if done.returncode:
-            raise ApplyError(f"compose {arguments[0]}: {_last_words(done.stderr)}")
-        return done.stdout.decode(errors="replace")
+        if process.returncode:
+            raise ApplyError(f"compose {arguments[0]}: {_last_words(said)}")
+        return printed.decode(errors="replace")
 
     def _command(self, arguments: Sequence[str], file: Path | None, project: str) -> Sequence[str]:
         where = ["--project-directory", str(file.parent), "--file", str(file)] if file else []
@@ -129,6 +140,27 @@ class Compose:
 
     def _environment(self, variables: Mapping[str, str]) -> Mapping[str, str]:
         return {**variables, **self.environment, **_NO_REMOTES}
+
+
+def _talk(process: subprocess.Popen[bytes], deadline_s: float, go_on: Callable[[], None]) -> tuple[bytes, bytes]:
+    """Return what a process prints on both its outputs when it ends. Raises TimeoutExpired, and what `go_on` does."""
+    while True:
+        try:
+            return process.communicate(timeout=_LOOK_EVERY_S)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline_s:
+                raise
+            go_on()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and what it started: asked first, as Compose then leaves nothing half done."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_END_LIMIT_S)
+            return
 
 
 def _read(command: Sequence[str], environment: Mapping[str, str]) -> str:

@@ -41,6 +41,7 @@ PROFILE_TYPES = {
     "custom": "custom",
 }  # fmt: skip
 DEFAULT_TIMEOUT_S = 300.0
+DEPENDS_ON = "org.margo.oci.dependsOn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,10 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """One workload instance on one device, with the very bytes it was read from."""
+    """One workload instance on one device, with the very bytes it was read from.
+
+    `depends_on` are ids or names of those that come up before it (format 5.8).
+    """
 
     data: bytes
     id: str
@@ -88,6 +92,7 @@ class Deployment:
     profile: str
     components: Sequence[Component]
     parameters: Mapping[str, Parameter]
+    depends_on: Sequence[str] = ()
 
     def environment(self, component: str) -> dict[str, str]:
         """Return the variables set for `component` (Margo: a target applies only to those it lists)."""
@@ -201,6 +206,7 @@ class _Reader:
             profile=profile,
             components=components,
             parameters=self.parameters(profile, {component.name for component in components}),
+            depends_on=self.depends_on(),
         )
         if self.faults:
             raise FormatError(*(message for _, message in sorted(self.faults)))
@@ -219,6 +225,13 @@ class _Reader:
         if {".", ".."} & set(device_id.split("/")):
             self.fault(path, f"{device_id!r} has a . or .. segment")
         return device_id
+
+    def depends_on(self) -> Sequence[str]:
+        text = self.text(("metadata", "annotations", DEPENDS_ON), required=False)
+        names = [name.strip() for name in text.split(",")] if text else []
+        if not all(names):
+            self.fault(("metadata", "annotations", DEPENDS_ON), f"{text!r:.80}: names or ids with commas are expected")
+        return tuple(dict.fromkeys(name.lower() if UUID.fullmatch(name) else name for name in names))
 
     def profile(self) -> str:
         path: Path = ("spec", "deploymentProfile", "type")

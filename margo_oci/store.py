@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from margo_oci.archive import Entry
-from margo_oci.content import Descriptor, Verifier, check
+from margo_oci.content import Descriptor, Verifier, check, digest_of
 from margo_oci.errors import TrustError
 
 
@@ -46,6 +46,15 @@ class Store:
         except TrustError:
             self.path(descriptor).unlink()
             return None
+
+    def small(self, digest: str, *, limit_bytes: int) -> bytes | None:
+        """Return a blob of which only the digest is known; None if it is not here, too long, or went bad."""
+        try:
+            with (self.blobs / digest.removeprefix("sha256:")).open("rb") as stream:
+                data = stream.read(limit_bytes + 1)
+        except FileNotFoundError:
+            return None
+        return data if len(data) <= limit_bytes and digest_of(data) == digest else None
 
     def add(self, descriptor: Descriptor, data: bytes) -> None:
         """Keep a small blob. Raises TrustError `digest-mismatch`."""

@@ -13,6 +13,7 @@ from docker.errors import DockerException, ImageNotFound, StreamParseError
 from docker.utils.json_stream import json_stream
 
 from margo_agent.generation import project_name
+from margo_agent.interrupted import Interrupted
 from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL
 from margo_agent.pulling import PULL_STALL_S, Line, read_beside
 from margo_oci.auth import Credentials
@@ -25,7 +26,7 @@ _SERVICE_LABEL = "com.docker.compose.service"
 _PROJECT_LABEL = "com.docker.compose.project"
 
 
-class EngineUnavailable(ApplyError):  # noqa: N818  (the workload is not to blame: try again)
+class EngineUnavailable(Interrupted):
     """The engine does not answer: nothing can be done now, and the workload is not to blame."""
 
 
@@ -46,6 +47,7 @@ class Container:
     status: str
     health: str
     exit_code: int
+    restarts: int = 0
 
     @property
     def ready(self) -> bool:
@@ -205,6 +207,7 @@ def _container(attributes: Mapping[str, object]) -> Container:
         status=state.get("Status", ""),
         health=_health(state),
         exit_code=state.get("ExitCode", 0),
+        restarts=restarts if isinstance(restarts := attributes.get("RestartCount"), int) else 0,
     )
 
 

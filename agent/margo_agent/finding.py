@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from margo_agent.clock import Clock
+from margo_agent.pins import check_pin
 from margo_agent.record import Accepted, GivenRoot, Record, SeenCarrier
 from margo_agent.report import Report
 from margo_agent.standing import ROOT_LOOK_EVERY, check_head, last_head, look_for_roots_is_due
@@ -75,10 +76,11 @@ class ByTag:
             manifest = parse_manifest(offered) if offered else await resolve(registry, self.source, known=known)
         if manifest is None:
             return None
+        pins = check_pin(self.source, manifest.digest, record.pins)
         with report.timed("verify"):
             verified = await self._verify(registry, manifest, record, report)
         state = verified.state
-        save(record.accept(Accepted(state.counter, manifest.digest, state.scope, self.terms)))
+        save(record.accept(Accepted(state.counter, manifest.digest, state.scope, self.terms)).pin(pins))
         return verified
 
     async def _verify(self, registry: Registry, manifest: Manifest, record: Record, report: Report) -> Verified:

@@ -2,28 +2,32 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from margo_agent.config import AgentConfig
 from margo_agent.finding import bound
 from margo_agent.generation import Generations
-from margo_agent.record import Record, RecordFile
+from margo_agent.pins import check_pin
+from margo_agent.record import Failure, Record, RecordFile
 from margo_agent.report import Report
+from margo_agent.standing import name_of
 from margo_agent.trusted import Trusted
 from margo_oci.component import component_reference, fetch_archive
 from margo_oci.compose import images_of
-from margo_oci.content import Descriptor
+from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor
 from margo_oci.deployment import Component
 from margo_oci.desired_state import LOCK, Lock, Placed, read_layer, revision_of
-from margo_oci.errors import FormatError, RegistryError, TrustError
+from margo_oci.errors import FormatError, MargoError, RegistryError, TrustError
 from margo_oci.reference import Reference, parse_image
 from margo_oci.registry import Registry
 from margo_oci.store import Store
-from margo_oci.transfer import Judge, Sleep, fetch
-from margo_oci.trust import Verified
+from margo_oci.transfer import Judge, Sleep, fetch, parse_manifest
+from margo_oci.trust import Seen, Verified, recall
 
 GATHER_LIMIT_S = 1800.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +37,16 @@ class Desired:
     `faults` says for which of them, and why, something they need can never be had.
     """
 
+    digest: str
     revisions: Mapping[str, str]
     placed: Mapping[str, Placed]
     locks: Mapping[str, Lock] = field(default_factory=dict)
     faults: Mapping[str, str] = field(default_factory=dict)
+
+    def name_of(self, deployment: str, record: Record) -> str:
+        """Return what a deployment is called."""
+        placed = self.placed.get(deployment)
+        return placed.deployment.name if placed else name_of(deployment, record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +68,33 @@ class Gatherer:
         """
         return asyncio.run(self._in_time(self._gather(record, report, accept=accept, offered=offered)))
 
-    async def _in_time(self, work: Coroutine[Any, Any, Desired | None]) -> Desired | None:
+    def kept(self, record: Record, report: Report) -> Desired | None:
+        """Return a state that was fetched and prepared whole, and waits; from this disk alone (format 5.9)."""
+        accepted = record.accepted.get(record.current)
+        if not (accepted and record.waiting and bound(record, self.trusted.finder.terms)):
+            return None
+        data = self.store.small(accepted.digest, limit_bytes=MANIFEST_LIMIT_BYTES)
+        if data is None:
+            return None
+        report.digest, report.counter, report.scope = accepted.digest, accepted.counter, accepted.scope
+        desired = self._read(recall(parse_manifest(data), Seen(accepted.counter, accepted.digest)), record)
+        locks = {name: placed.lock for name, placed in desired.placed.items() if placed.lock}
+        return replace(desired, locks=locks) if len(locks) == len(desired.placed) else None
+
+    def newest(self) -> str:
+        """Return the digest of the state that is meant now, verified but not accepted; "" if that cannot be told."""
+        try:
+            return asyncio.run(self._in_time(self._newest()))
+        except MargoError:
+            return ""
+
+    async def _newest(self) -> str:
+        async with self.registry() as registry:
+            record, report = self.record_file.load(), Report("", "")
+            found = await self.trusted.finder.find(registry, record, report, offered=b"", save=lambda unsaved: unsaved)
+            return found.state.manifest.digest if found else ""
+
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
         """A registry that drips must not hold a device for ever; what has come so far is kept."""
         try:
             return await asyncio.wait_for(work, GATHER_LIMIT_S)
@@ -74,28 +110,35 @@ class Gatherer:
                 if verified is None:
                     return None
                 with report.timed("fetch"):
-                    return await self._fetch(registry, verified, record, report)
+                    return await self._fetch(registry, verified, record, report, accept=accept)
             finally:
                 report.requests += registry.traffic.requests
                 report.bytes_in += registry.traffic.bytes_in
 
-    async def _fetch(self, registry: Registry, verified: Verified, record: Record, report: Report) -> Desired:
+    async def _fetch(
+        self, registry: Registry, verified: Verified, record: Record, report: Report, *, accept: bool
+    ) -> Desired:
+        manifest = verified.state.manifest  # kept: it says which layers are needed for as long as this state is
+        self.store.add(manifest.descriptor, manifest.data)
         fetched = await fetch(verified, registry, self.config.source, self.store, sleep=self.sleep)
         report.fetched, report.reused = fetched.fetched, fetched.reused
         desired = self._read(verified, record)
         locks: dict[str, Lock] = {}
         faults: dict[str, str] = {}
+        pins = dict(record.pins)
         for name, placed in desired.placed.items():
             try:
-                locks[name] = await self._complete(registry, placed)
+                locks[name] = await self._complete(registry, placed, pins)
             except FormatError as error:
                 faults[name] = str(error)
-        return Desired(revisions=desired.revisions, placed=desired.placed, locks=locks, faults=faults)
+        if accept and pins != record.pins:
+            self.record_file.save(self.record_file.load().pin(pins))
+        return replace(desired, locks=locks, faults=faults)
 
     def _read(self, verified: Verified, record: Record) -> Desired:
         """Read the layers, but not those whose revision is installed here, or failed here, already."""
         known = {one.revision: name for name, one in record.installed.items() if name not in record.unsure}
-        known |= {one.revision: name for name, one in record.failed.items()}
+        known |= {one.revision: name for name, one in record.failed.items() if self._is_held(one, verified, record)}
         checked = record.settled and bound(record, self.trusted.finder.terms)
         revisions: dict[str, str] = {}
         placed: dict[str, Placed] = {}
@@ -110,7 +153,12 @@ class Gatherer:
                 raise FormatError(f"deployment {twice[0]} stands in two layers")
             revisions |= found
             placed |= {name: one for name, one in new.items() if not enough or one.revision not in known}
-        return Desired(revisions=revisions, placed=placed)
+        return Desired(digest=verified.state.manifest.digest, revisions=revisions, placed=placed)
+
+    def _is_held(self, failure: Failure, verified: Verified, record: Record) -> bool:
+        """Tell whether what failed is not tried again, whatever else the state has."""
+        again = self.config.apply.atomic == "state" and record.failed_state != verified.state.manifest.digest
+        return not (failure.waits_for or again)
 
     def _deployments(self, layer: Descriptor) -> Mapping[str, Placed]:
         data = self.store.read(layer)
@@ -118,7 +166,7 @@ class Gatherer:
             raise RegistryError(f"{layer.digest}: went bad on this disk and was dropped: it is fetched again next time")
         return {one.deployment.id: one for one in read_layer(layer, data, what=f"layer {layer.digest[:19]}")}
 
-    async def _complete(self, registry: Registry, placed: Placed) -> Lock:
+    async def _complete(self, registry: Registry, placed: Placed, pins: dict[str, str]) -> Lock:
         """Have every component of a deployment unpacked here, by its locked digest; return the full lock."""
         lock = placed.lock or Lock({}, {})
         if placed.deployment.profile != "compose":
@@ -129,10 +177,10 @@ class Gatherer:
                 raise FormatError(f"component {component.name}: named by URL, which this device does not fetch")
             if component.source not in components:
                 self._allow_unlocked(placed, component.source)
-                components[component.source] = await registry.digest(component_reference(component))
+                components[component.source] = await _pinned(registry, component_reference(component), pins)
             await self._component(registry, component, components[component.source])
             if placed.lock is None:
-                images |= await self._images(registry, placed, component, components[component.source])
+                images |= await self._images(registry, placed, component, components[component.source], pins)
         return Lock(components, images)
 
     def _allow_unlocked(self, placed: Placed, source: str) -> None:
@@ -159,9 +207,18 @@ class Gatherer:
         assert received is not None  # noqa: S101
         await judge.signers(registry, at, Descriptor.of(received.data, received.media_type))
 
-    async def _images(self, registry: Registry, placed: Placed, component: Component, digest: str) -> Mapping[str, str]:
+    async def _images(
+        self, registry: Registry, placed: Placed, component: Component, digest: str, pins: dict[str, str]
+    ) -> Mapping[str, str]:
         """Resolve the images of an unlocked component; only with `lock: resolve`."""
         variables = placed.deployment.environment(component.name)
         images = images_of(self.generations().model(digest, project="lock", variables=variables))
         references = {image: parse_image(image) for image in images}
-        return {image: one.digest or await registry.digest(one) for image, one in references.items()}
+        return {image: one.digest or await _pinned(registry, one, pins) for image, one in references.items()}
+
+
+async def _pinned(registry: Registry, reference: Reference, pins: dict[str, str]) -> str:
+    """Return the digest that a tag has now. Raises TrustError `tag-moved` if it is a release and had another."""
+    digest = await registry.digest(reference)
+    pins.update(check_pin(reference, digest, pins))
+    return digest

@@ -39,7 +39,8 @@ def pause_s(interval_s: float, failures: int, retry_after_s: float | None, chanc
 class Loop:
     """Looks, starts passes, waits. `pass_` runs one with the manifest that was just received, or none.
 
-    `interrupt` asks a pass under way to end as soon as it can; `reload` reads the configuration again.
+    `interrupt` asks a pass under way to end as soon as it can; `reload` reads the configuration again; `closed` says
+    why what is prepared has to wait, "" if it may be applied.
     """
 
     config: AgentConfig
@@ -52,6 +53,7 @@ class Loop:
     tell: Callable[[Result], None]
     chance: Callable[[], float]
     clock: Clock
+    closed: Callable[[AgentConfig, Record], str]
     registry: Registry = field(init=False)
     failures: int = 0
     looked: bool = False
@@ -129,7 +131,8 @@ class Loop:
             record = self.record_file.load()
             check_head(record, report, self.clock.now(record.time), "warn")  # whatever comes of this look
             # Until a whole pass got through, each look is one: the configuration may be another than before.
-            known = record.known if self.looked and not self._roots_are_due(record) else ""
+            nothing_to_do = record.settled or (record.waiting and self.closed(self.config, record))
+            known = record.seen if self.looked and nothing_to_do and not self._roots_are_due(record) else ""
             with report.timed("resolve"):
                 received = await asyncio.wait_for(self._look(known), LOOK_LIMIT_S)
             if known and (received is None or received.digest == known):
@@ -157,7 +160,7 @@ class Loop:
 
     async def _passed(self, manifest: bytes | None) -> Result:
         result = await self.pass_(manifest)
-        through = result["outcome"] in ("applied", "unchanged", "failed") and result.get("digest")
+        through = result["outcome"] in ("applied", "unchanged", "waiting", "failed") and result.get("digest")
         self.looked = self.looked or bool(through)
         return result
 

@@ -15,9 +15,10 @@ import click
 
 from margo_agent.clock import system_clock
 from margo_agent.config import AgentConfig, load_config
+from margo_agent.gate import Gate
 from margo_agent.passes import Passes
 from margo_agent.printing import log, plain, plain_lines, show
-from margo_agent.record import RecordFile
+from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
 from margo_agent.state_folder import locked
 from margo_oci.content import MANIFEST_LIMIT_BYTES
@@ -97,6 +98,7 @@ def run(config_file: Path, output: str) -> None:
             pass_=passes.once,
             restore=passes.restore,
             clock=system_clock(),
+            closed=lambda config, record: gate_of(config, record).closed(),
             interrupt=passes.interrupt,
             tell=lambda result: log(result, output),
             chance=random.SystemRandom().random,
@@ -207,12 +209,15 @@ def status(config_file: Path, output: str) -> int:
 def reconciler(config: AgentConfig) -> "Reconciler":
     """Build a pass out of its parts. Raises FormatError for a key that cannot be used."""
     from margo_agent.applying import Applier
+    from margo_agent.crew import Crew
     from margo_agent.engine import Engine, EngineUnavailable, find_engine
     from margo_agent.gather import Gatherer
     from margo_agent.generation import Generations
+    from margo_agent.lookout import Lookout
     from margo_agent.preview import Preview
     from margo_agent.reconcile import Reconciler
     from margo_agent.runtime import Runtime
+    from margo_agent.stepping import Stepper
     from margo_agent.trusted import load_trusted
     from margo_oci.compose import Compose, find_compose
     from margo_oci.store import Store
@@ -226,9 +231,15 @@ def reconciler(config: AgentConfig) -> "Reconciler":
             raise EngineUnavailable(str(error)) from None
         return Compose(command, _engine_environment(find_engine(config.engine, os.environ)))
 
-    def runtime(stopping: Callable[[], bool] = lambda: False) -> Runtime:
-        engine = Engine(find_engine(config.engine, os.environ))
-        return Runtime(compose(), engine, config.access, stopping=stopping)
+    def runtime(stopping: Callable[[], bool] = lambda: False, interrupt: Callable[[], None] = lambda: None) -> Runtime:
+        return Runtime(
+            compose(),
+            Engine(find_engine(config.engine, os.environ)),
+            config.access,
+            stopping=stopping,
+            settle_s=config.apply.settle_s,
+            interrupt=interrupt,
+        )
 
     def generations() -> Generations:
         return Generations(config.state_dir, compose(), config.device)
@@ -236,22 +247,35 @@ def reconciler(config: AgentConfig) -> "Reconciler":
     def registry() -> Registry:
         return Registry(config.access)
 
-    return Reconciler(
-        gatherer=Gatherer(
-            config=config,
-            trusted=load_trusted(config, system_clock(), _voucher),
-            registry=registry,
-            store=Store(config.state_dir),
-            record_file=record_file,
-            generations=generations,
-        ),
+    gatherer = Gatherer(
+        config=config,
+        trusted=load_trusted(config, system_clock(), _voucher),
+        registry=registry,
+        store=Store(config.state_dir),
         record_file=record_file,
-        applier=lambda: Applier(
-            record_file=record_file,
+        generations=generations,
+    )
+
+    def applier() -> Applier:
+        lookout = Lookout(gatherer.newest, every_s=config.interval_s)
+        stepper = Stepper(
             generations=generations(),
-            runtime=runtime(stop_signal()),
+            runtime=runtime(stop_signal(), lookout.check),
             now=lambda: datetime.now(UTC),
-        ),
+        )
+        return Applier(
+            record_file=record_file,
+            generations=stepper.generations,
+            crew=Crew(stepper=stepper),
+            gate=gate_of(config, record_file.load()),
+            lookout=lookout,
+            atomic=config.apply.atomic,
+        )
+
+    return Reconciler(
+        gatherer=gatherer,
+        record_file=record_file,
+        applier=applier,
         preview=lambda: Preview(generations=generations(), runtime=runtime(), registry=registry),
     )
 
@@ -269,6 +293,11 @@ def _engine_environment(engine: str) -> Mapping[str, str]:
         name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_CONFIG", "XDG_RUNTIME_DIR") if name in os.environ
     }
     return {**kept, "DOCKER_HOST": engine}
+
+
+def gate_of(config: AgentConfig, record: Record) -> Gate:
+    """Return what stands before applying; its time is what the device knows of it."""
+    return Gate(settings=config.apply, now=lambda: system_clock().now(record.time))
 
 
 def stop_signal() -> Callable[[], bool]:

@@ -1,12 +1,14 @@
 """What is to be done, as pure rules: running and desired revisions in, ordered steps out (Margo, apply rules)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
 Action = Literal["remove", "restore", "update", "install", "keep"]
-Ending = Literal["kept", "done", "failed", "undone"]  # undone: neither done nor remembered, the next pass tries again
+# undone: neither done nor remembered, the next pass tries again; blocked: something it needs is not up
+Ending = Literal["kept", "done", "failed", "undone", "blocked"]
 _ORDER: Sequence[Action] = ("remove", "restore", "update", "install", "keep")
+_GOOD: Set[Ending] = {"kept", "done"}
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,30 @@ def _step(deployment: str, revision: str, running: Mapping[str, str], failed: Ma
     return Step("update" if deployment in running else "install", deployment)
 
 
+def before(step: Step, steps: Sequence[Step], needs: Mapping[str, Set[str]]) -> Set[Step]:
+    """Return the steps that end before `step` begins: removals before all else, and what a deployment needs before it.
+
+    A removal waits for the removal of those that need what it takes away (format 5.8).
+    """
+    removals = {one for one in steps if one.action == "remove"}
+    if step in removals:
+        return {one for one in removals if one != step and step.deployment in needs.get(one.deployment, ())}
+    return removals | {one for one in steps if one.deployment in needs.get(step.deployment, ()) and one != step}
+
+
+def not_up(step: Step, endings: Mapping[Step, Ending], needs: Mapping[str, Set[str]]) -> str:
+    """Return a deployment that `step` needs and that is not up in the revision it should have; "" if all are."""
+    wanted = needs.get(step.deployment, ())
+    bad = (one.deployment for one, ending in endings.items() if one.held or ending not in _GOOD)
+    return min((one for one in bad if one in wanted), default="")
+
+
 def worth_another_try(endings: Mapping[Step, Ending]) -> Sequence[Step]:
     """Return the steps that failed before another one was done: what stood in their way, a port perhaps, may be free.
 
-    `endings` are in the order in which the steps were taken.
+    What waited for one of them is tried once more, too. `endings` are in the order in which the steps ended.
     """
     steps = list(endings)
     last_done = max((number for number, step in enumerate(steps) if endings[step] == "done"), default=0)
-    return [step for step in steps[:last_done] if endings[step] == "failed"]
+    again = [step for step in steps[:last_done] if endings[step] == "failed"]
+    return [*again, *(step for step in steps if endings[step] == "blocked")] if again else []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from margo_agent.applying import Applier
 from margo_agent.gather import Desired, Gatherer
+from margo_agent.interrupted import Superseded
 from margo_agent.preview import Preview
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
@@ -42,19 +43,37 @@ class Reconciler:
         return self._ending(report, lambda: self._restore(record, report))
 
     def _restore(self, record: Record, report: Report) -> None:
-        if record.installed:
-            self.applier().restore(record, report)
+        if record.installed or record.before is not None:
+            self.applier().restore(report)
             fail_if_any_failed(report)
 
     def _once(self, record: Record, report: Report, offered: bytes) -> None:
-        desired = self.gatherer.gather(record, report, accept=True, offered=offered)
-        if desired is None:
-            repeat(self.record_file.load(), report)
-            return
-        same = record.known == report.digest
-        self.applier().apply(desired, report)
-        report.outcome = "unchanged" if same else "applied"
+        same = record.known
+        while True:
+            desired = self._gather(record, report, offered)
+            if desired is None:
+                repeat(self.record_file.load(), report)
+                return
+            try:
+                self.applier().apply(desired, report)
+                break
+            except Superseded:  # what was begun for the older state is done anew for this one
+                report.deployments.clear()
+                record, offered = self.record_file.load(), b""
+        if report.outcome != "waiting":
+            report.outcome = "unchanged" if same == report.digest else "applied"
         fail_if_any_failed(report)
+
+    def _gather(self, record: Record, report: Report, offered: bytes) -> Desired | None:
+        """Gather from the registry; what was prepared before and waits is there without one."""
+        try:
+            return self.gatherer.gather(record, report, accept=True, offered=offered)
+        except RegistryError as error:
+            kept = self.gatherer.kept(record, report)
+            if kept is None:
+                raise
+            report.message = str(error)
+            return kept
 
     def _plan(self, record: Record, report: Report) -> None:
         desired: Desired | None = self.gatherer.gather(record, report, accept=False)

@@ -1,7 +1,8 @@
 """What the agent remembers across restarts: one small file, replaced whole after each step."""
 
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from margo_oci.freshness import SeenHead
 from margo_oci.store import write_whole
 
 RECORD_LIMIT_BYTES = 16 * 1024 * 1024
+PINS_LIMIT = 2000
 _FORMAT = 1
 
 
@@ -55,23 +57,28 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Installed:
-    """A workload that runs (or ran last) in a good version; `revision` names its folder."""
+    """A workload that runs (or ran last) in a good version; `revision` names its folder, `needs` what it depends on."""
 
     revision: str
     name: str
     components: Sequence[str]
     since: str
+    needs: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A revision that could not be brought up; it is not tried again until it changes."""
+    """A revision that could not be brought up; it is not tried again until it changes.
+
+    One that only `waits_for` another deployment is tried as soon as that one is desired in another revision.
+    """
 
     revision: str
     name: str
     components: Sequence[str]
     error: str
     since_then: str = ""  # what was done about it
+    waits_for: str = ""
 
     @property
     def words(self) -> str:
@@ -84,6 +91,9 @@ class Record:
     """The agent's memory. `settled` tells that nothing is left to do for `accepted`.
 
     `unsure` names the deployments a step was begun for and not recorded as ended: the power went, or the engine.
+    `previous` is the good version before the installed one. While a state is applied as a whole, `before` is what was
+    installed when that began; `failed_state` is the digest of one that was put back as a whole. `waiting` says why
+    what is prepared is not applied yet. `pins` are the digests that release tags had when they were first seen.
     """
 
     accepted: Mapping[str, Accepted] = field(default_factory=dict)
@@ -92,6 +102,11 @@ class Record:
     installed: Mapping[str, Installed] = field(default_factory=dict)
     failed: Mapping[str, Failure] = field(default_factory=dict)
     unsure: Sequence[str] = ()
+    previous: Mapping[str, Installed] = field(default_factory=dict)
+    before: Mapping[str, Installed] | None = None
+    failed_state: str = ""
+    waiting: str = ""
+    pins: Mapping[str, str] = field(default_factory=dict)
     root: GivenRoot | None = None
     time: Mark | None = None
 
@@ -102,6 +117,7 @@ class Record:
             accepted={**self.accepted, accepted.scope: accepted},
             current=accepted.scope,
             settled=self.settled and self._is_still(accepted),
+            waiting=self.waiting if self._is_still(accepted) else "",
         )
 
     def _is_still(self, accepted: Accepted) -> bool:
@@ -118,12 +134,22 @@ class Record:
         """What the registry is asked to leave out: the digest of a state, or of what carries its head, with which
         nothing is left to do.
         """
+        return self.seen if self.settled else ""
+
+    @property
+    def seen(self) -> str:
+        """What the registry had when the state was accepted: its digest, or that of what carries its head."""
         head = self.accepted[self.current].head if self.current in self.accepted else None
-        return (head.carrier if head else self.digest) if self.settled else ""
+        return head.carrier if head else self.digest
 
     def known_by(self, policy: str) -> str:
         """Return the same, if it was verified by this very policy."""
         return self.known if self.known and self.accepted[self.current].policy == policy else ""
+
+    def pin(self, pins: Mapping[str, str]) -> "Record":
+        """Return the record with the digests that release tags have now; what was pinned before stays as it was."""
+        known = {**pins, **self.pins}
+        return replace(self, pins=dict(sorted(known.items())[-PINS_LIMIT:]))
 
     def forget_heads(self) -> "Record":
         """Return the record without heads and the time they told: a key that signed them is trusted no more (10.6).
@@ -142,10 +168,13 @@ class Record:
         return replace(self, unsure=(*_others(self.unsure, deployment), deployment))
 
     def did_install(self, deployment: str, installed: Installed) -> "Record":
-        """Return the record with a workload that came up."""
+        """Return the record with a workload that came up; what it replaces is the version to go back to."""
+        last = self.installed.get(deployment)
+        kept = {deployment: last} if last and last.revision != installed.revision else {}
         return replace(
             self,
             installed={**self.installed, deployment: installed},
+            previous={**self.previous, **kept},
             failed=_without(self.failed, deployment),
             unsure=_others(self.unsure, deployment),
         )
@@ -172,9 +201,22 @@ class Record:
         return replace(
             self,
             installed=_without(self.installed, deployment),
+            previous=_without(self.previous, deployment),
             failed=_without(self.failed, deployment),
             unsure=_others(self.unsure, deployment),
         )
+
+    def did_go_back(self, deployment: str, good: Installed | None) -> "Record":
+        """Return the record with a good version running again that another one had replaced, or with nothing."""
+        if good is None:
+            return self.did_remove(deployment)
+        installed = {**self.installed, deployment: good}
+        return replace(self, installed=installed, unsure=_others(self.unsure, deployment))
+
+    def kept_revisions(self, deployment: str) -> set[str]:
+        """Return the revisions of a deployment that run, or that may be gone back to."""
+        places = (self.installed, self.previous, self.before or {})
+        return {place[deployment].revision for place in places if deployment in place}
 
 
 def _others(names: Sequence[str], name: str) -> Sequence[str]:
@@ -205,9 +247,14 @@ class RecordFile:
                 accepted={key: _accepted(value) for key, value in raw["accepted"].items()},
                 current=raw["current"],
                 settled=raw["settled"],
-                installed={key: Installed(**value) for key, value in raw["installed"].items()},
+                installed=_installed(raw["installed"]),
                 failed={key: Failure(**value) for key, value in raw["failed"].items()},
                 unsure=tuple(raw.get("unsure", ())),
+                previous=_installed(raw.get("previous", {})),
+                before=None if raw.get("before") is None else _installed(raw["before"]),
+                failed_state=raw.get("failed_state", ""),
+                waiting=raw.get("waiting", ""),
+                pins=raw.get("pins", {}),
                 root=GivenRoot(**raw["root"]) if raw.get("root") else None,
                 time=Mark(**raw["time"]) if raw.get("time") else None,
             )
@@ -227,9 +274,30 @@ class RecordFile:
         return record
 
 
+class Journal:
+    """The record while steps are taken, perhaps side by side: each change is durable before the step goes on."""
+
+    def __init__(self, file: RecordFile) -> None:
+        self.file = file
+        self.record = file.load()
+        self._turn = threading.Lock()
+
+    def note(self, change: Callable[[Record], Record]) -> Record:
+        """Keep what `change` makes of the record, and return it. What changes nothing is not written."""
+        with self._turn:
+            following = change(self.record)
+            if following != self.record:
+                self.record = self.file.save(following)
+            return self.record
+
+
 def _accepted(raw: Mapping[str, Any]) -> Accepted:
     head = raw.get("head")
     return Accepted(**{**raw, "head": SeenCarrier(**head) if head else None})
+
+
+def _installed(raw: Mapping[str, Any]) -> Mapping[str, Installed]:
+    return {key: Installed(**{**value, "needs": tuple(value.get("needs", ()))}) for key, value in raw.items()}
 
 
 def _check(record: Record) -> None:
@@ -247,5 +315,7 @@ def _check(record: Record) -> None:
         raise ValueError("root")
     if record.time and not isinstance(record.time.uptime_s, int | float):
         raise ValueError("time")
-    if not all(isinstance(one, str) for one in record.unsure):
-        raise ValueError("unsure")
+    if not all(isinstance(one, str) for one in (*record.unsure, record.failed_state, record.waiting)):
+        raise ValueError("unsure, failed_state, waiting")
+    if not all(is_digest(digest) for digest in record.pins.values()):
+        raise ValueError("pins")

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Outcome = Literal["applied", "unchanged", "refused", "failed", "unreachable"]
+Outcome = Literal["applied", "unchanged", "waiting", "refused", "failed", "unreachable"]
 EXIT_CODES: dict[Outcome, int] = {
     "applied": 0,
     "unchanged": 0,
+    "waiting": 0,
     "unreachable": 3,
     "refused": 4,
     "failed": 5,

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from margo_agent.engine import Container, Engine, EngineUnavailable, PullFailed
 from margo_agent.generation import Generation, Part
+from margo_agent.interrupted import Interrupted, Stopped
 from margo_agent.pulling import PULL_LIMIT_S, PULL_STALL_S, Patience
+from margo_agent.settings import DEFAULT_SETTLE_S
 from margo_oci.access import Access
 from margo_oci.auth import Credentials
 from margo_oci.compose import Compose
 from margo_oci.errors import ApplyError, MargoError
 from margo_oci.reference import parse_image
 
-SETTLE_S = 2.0  # how long a workload without a health check must stay up before it counts as up
+UNCHECKED_S = 2.0  # how long what has no health check stays up before the next component is begun
 LOOK_EVERY_S = 0.2
 DOWN_TIMEOUT_S = 120.0
 # Compose's own words for an engine that went away under its hands, and may be back by now.
@@ -31,13 +33,16 @@ class Runtime:
     monotonic_s: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     stopping: Callable[[], bool] = lambda: False
+    settle_s: float = DEFAULT_SETTLE_S
     pull_stall_s: float = PULL_STALL_S
     pull_limit_s: float = PULL_LIMIT_S
+    interrupt: Callable[[], None] = lambda: None
 
     def go_on(self) -> None:
-        """Raise EngineUnavailable if we are asked to stop: what is under way stays to be done."""
+        """Raise Interrupted if we are asked to stop, or have something better to do."""
         if self.stopping():
-            raise EngineUnavailable("stopped on request: the next pass goes on from here")
+            raise Stopped("stopped on request: the next pass goes on from here")
+        self.interrupt()
 
     def pull_missing(self, generation: Generation) -> int:
         """Have the engine fetch every image that is not here; return how many were missing."""
@@ -67,7 +72,8 @@ class Runtime:
         """Make the engine run exactly this generation; what it does not change keeps its containers.
 
         What is no longer part of it goes first: it may hold a port that something new needs. Then components come up
-        in their order (Margo, `components`). Raises ApplyError that names component and cause.
+        in their order (Margo, `components`), and all of them stay up for a while (format 5.5). Raises ApplyError that
+        names component and cause, Interrupted.
         """
         self._remove_projects(generation.deployment, keep={part.project for part in generation.parts})
         for part in generation.parts:
@@ -80,11 +86,15 @@ class Runtime:
                     project=part.project,
                     variables=part.variables,
                     timeout_s=part.timeout_s,
+                    go_on=self.go_on,
                 )
                 if part.wait:
                     self._wait(generation, part, deadline_s)
+            except Interrupted:
+                raise
             except ApplyError as error:
                 raise self._blame(error)(f"component {part.name}: {error}") from None
+        self._stay(generation)
 
     def remove(self, deployment: str) -> None:
         """Take everything of a deployment down. Named volumes stay: they are data (docs/decisions/0007)."""
@@ -106,17 +116,17 @@ class Runtime:
         return EngineUnavailable if any(word in str(error).lower() for word in _WENT_AWAY) else type(error)
 
     def _wait(self, generation: Generation, part: Part, deadline_s: float) -> None:
-        """Wait until every container is ready, and stays so for a while where nobody can be asked (format 5.5)."""
+        """Wait until every container is ready, and stays so for a moment where nobody can be asked (format 5.5)."""
         ready_since_s: float | None = None
         while True:
             self.go_on()
-            containers = [one for one in self.engine.containers(generation.deployment) if one.project == part.project]
-            self._raise_for_broken(containers)
+            containers = self._containers(generation, [part])
+            _raise_for_broken(containers, self.engine)
             now_s = self.monotonic_s()
             if containers and all(one.ready for one in containers):
                 ready_since_s = now_s if ready_since_s is None else ready_since_s
-                settle_s = 0.0 if all(one.health == "healthy" for one in containers) else SETTLE_S
-                if now_s - ready_since_s >= settle_s:
+                checked = all(one.health == "healthy" for one in containers)
+                if now_s - ready_since_s >= (0.0 if checked else UNCHECKED_S):
                     return
             else:
                 ready_since_s = None
@@ -124,11 +134,35 @@ class Runtime:
                 raise ApplyError(f"not up after {part.timeout_s:.0f} s: {_waiting(containers)}")
             self.sleep(LOOK_EVERY_S)
 
-    def _raise_for_broken(self, containers: Sequence[Container]) -> None:
-        for container in containers:
-            if container.broken:
-                words = self.engine.last_words(container)
-                raise ApplyError(f"service {container.service} {container.broken}{f': {words}' if words else ''}")
+    def _stay(self, generation: Generation) -> None:
+        """See that all that came up stays up: what falls over in its first moments did not come up (format 5.5)."""
+        parts = [part for part in generation.parts if part.wait]
+        if not parts or not self.settle_s:
+            return
+        begun = {one.id: one.restarts for one in self._containers(generation, parts)}
+        until_s = self.monotonic_s() + self.settle_s
+        while self.monotonic_s() < until_s:
+            self.sleep(LOOK_EVERY_S)
+            self.go_on()
+            for one in self._containers(generation, parts):
+                if one.broken or one.restarts > begun.get(one.id, 0):
+                    why = one.broken or f"was restarted {one.restarts - begun.get(one.id, 0)} times"
+                    raise ApplyError(f"component {one.component}: {_fallen(one, why, self.engine)}")
+
+    def _containers(self, generation: Generation, parts: Sequence[Part]) -> Sequence[Container]:
+        projects = {part.project for part in parts}
+        return [one for one in self.engine.containers(generation.deployment) if one.project in projects]
+
+
+def _raise_for_broken(containers: Sequence[Container], engine: Engine) -> None:
+    for container in containers:
+        if container.broken:
+            raise ApplyError(_fallen(container, container.broken, engine))
+
+
+def _fallen(container: Container, why: str, engine: Engine) -> str:
+    words = engine.last_words(container)
+    return f"service {container.service} {why}{f': {words}' if words else ''}"
 
 
 def _waiting(containers: Sequence[Container]) -> str:

@@ -16,7 +16,7 @@ def kept(step: Step, record: Record) -> DeploymentReport:
     """Report a deployment that is left as it is: installed, or failed in just this revision before."""
     installed, failed = record.installed.get(step.deployment), record.failed.get(step.deployment)
     if failed and (step.held or not installed):
-        return reported(step, failed.name, failed.components, "failed", failed.words)
+        return reported(step, failed.name, failed.components, "pending" if failed.waits_for else "failed", failed.words)
     assert installed is not None  # noqa: S101  (only what is recorded is kept)
     return reported(step, installed.name, installed.components, "installed")
 
@@ -39,6 +39,8 @@ def repeat(record: Record, report: Report) -> None:
     report.digest, report.counter, report.scope = accepted.digest, accepted.counter, accepted.scope
     names = sorted({**record.installed, **record.failed})
     report.deployments = [kept(Step("keep", name, held=name in record.failed), record) for name in names]
+    if record.waiting:
+        report.outcome, report.message = "waiting", record.waiting
     fail_if_any_failed(report, "not tried again until something changes: ")
 
 

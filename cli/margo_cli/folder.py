@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from margo_oci.archive import ENTRY_LIMIT, UNPACKED_LIMIT_BYTES, Entry
+from margo_oci.dependencies import needs_of
 from margo_oci.deployment import Deployment, parse_deployment
 from margo_oci.errors import FormatError
 from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
@@ -39,6 +40,7 @@ def read_deployments(folder: Path, *, allow_empty: bool = False) -> Sequence[Doc
         except OSError as error:
             faults.append(f"{file}: {error.strerror}")
     faults += _twice(documents)
+    faults += _unmet(documents)
     if not files and not allow_empty:
         faults.append(
             f"{folder}: no *.yaml here: an empty state makes devices remove everything; if that is meant, --allow-empty"
@@ -61,6 +63,13 @@ def _twice(documents: Sequence[Document]) -> list[str]:
         if first != document.file:
             faults.append(f"{document.file}:1: id: {document.deployment.id} stands in {first}, too")
     return faults
+
+
+def _unmet(documents: Sequence[Document]) -> list[str]:
+    """Return the faults of what deployments say they depend on (format 5.8)."""
+    names = {one.deployment.id: one.deployment.name for one in documents}
+    needs = needs_of(names, {one.deployment.id: one.deployment.depends_on for one in documents})
+    return [f"{one.file}: {needs.faults[one.deployment.id]}" for one in documents if one.deployment.id in needs.faults]
 
 
 def read_component(folder: Path) -> Mapping[str, Entry]:

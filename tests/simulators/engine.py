@@ -69,6 +69,7 @@ class SimulatedEngine(Engine):
         self.spoiled: set[str] = set()
         self.slow: set[str] = set()
         self.stillborn: set[str] = set()
+        self.nervous: set[str] = set()  # restarted every second
         self.ports: dict[str, int] = {}
         self.clock = Clock()
         self.away = False
@@ -96,7 +97,11 @@ class SimulatedEngine(Engine):
     def containers(self, deployment: str | None = None) -> Sequence[Container]:
         """Return the containers of one deployment, or all."""
         self._answer()
-        return [one.container for one in self.all.values() if deployment in (None, one.container.deployment)]
+        return [self._seen(one) for one in self.all.values() if deployment in (None, one.container.deployment)]
+
+    def _seen(self, one: Running) -> Container:
+        restarts = int(self.clock.now_s) if one.recipe in self.nervous else 0
+        return replace(one.container, restarts=restarts)
 
     def has_image(self, image: str) -> bool:
         """Tell whether an image was pulled."""
@@ -212,6 +217,7 @@ class SimulatedCompose(Compose):
         project: str,
         variables: Mapping[str, str] | None = None,
         timeout_s: float,
+        go_on: Callable[[], None] = lambda: None,
     ) -> str:
         """Do `up` or `down`; an engine that is away, or goes away meanwhile, fails them like anything else does."""
         self._answer(arguments[0])
@@ -229,10 +235,15 @@ class SimulatedCompose(Compose):
 
 
 def runtime(
-    engine: SimulatedEngine, compose: SimulatedCompose, stopping: Callable[[], bool] = lambda: False
+    engine: SimulatedEngine,
+    compose: SimulatedCompose,
+    stopping: Callable[[], bool] = lambda: False,
+    settle_s: float = 0.0,
 ) -> Runtime:
     """Return the real runtime on this engine."""
-    return Runtime(compose, engine, lambda _: Access(), engine.clock.monotonic_s, engine.clock.sleep, stopping)
+    return Runtime(
+        compose, engine, lambda _: Access(), engine.clock.monotonic_s, engine.clock.sleep, stopping, settle_s
+    )
 
 
 def _created(made: Running) -> Running:

@@ -8,7 +8,7 @@ assert plant.device.engine.running == {"pump": "a"}
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,20 +16,26 @@ from typing import Any, TypeVar
 from margo_agent.applying import Applier
 from margo_agent.clock import Clock
 from margo_agent.config import AgentConfig
+from margo_agent.crew import Crew
 from margo_agent.finding import ByHead, ByTag, Finder
+from margo_agent.gate import Gate
 from margo_agent.gather import Gatherer
 from margo_agent.generation import Generations
+from margo_agent.lookout import Lookout
 from margo_agent.preview import Preview
 from margo_agent.reconcile import Reconciler
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
+from margo_agent.runtime import Runtime
+from margo_agent.settings import ApplySettings
+from margo_agent.stepping import Stepper
 from margo_agent.trusted import Trusted, terms_of
 from margo_oci.archive import Entry
 from margo_oci.auth import Credentials
 from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.content import EMPTY_JSON, Descriptor, canonical_json, digest_of
 from margo_oci.cosign import PAYLOAD_TYPE, bundle, pae, sign, signature_manifest
-from margo_oci.deployment import Deployment, parse_deployment
+from margo_oci.deployment import DEPENDS_ON, Deployment, parse_deployment
 from margo_oci.desired_state import DesiredState, Layer, Lock, build_layer, build_state
 from margo_oci.freshness import Freshness
 from margo_oci.identity import Identity
@@ -61,7 +67,7 @@ _DOCUMENT = """\
 apiVersion: application.margo.org/v1alpha1
 kind: ApplicationDeployment
 metadata:
-  annotations: {{id: {id}, applicationId: com-example-cell}}
+  annotations: {{id: {id}, applicationId: com-example-cell{needs}}}
   name: {name}
   namespace: plant
 spec:
@@ -102,15 +108,18 @@ class Plant:
         self.image_digest = IMAGE_DIGEST
         self.device = Device(folder, self.sim, self.key.public)
 
-    def workload(self, name: str, recipe: str, *, locked: bool = True, component: str = "") -> Workload:
+    def workload(
+        self, name: str, recipe: str, *, locked: bool = True, component: str = "", needs: str = ""
+    ) -> Workload:
         """Return a workload whose one container gets a recipe; another recipe is another revision of it.
 
-        Its one component is called `component`, or as the workload.
+        Its one component is called `component`, or as the workload; it comes up after those it `needs`.
         """
         lock = Lock({f"oci://{HOST}/{COMPONENT}:1.0.0": self.component}, {IMAGE: self.image_digest})
         text = _DOCUMENT.format(
-            id=id_of(name), name=name, called=component or name, recipe=recipe, host=HOST, component=COMPONENT
-        )
+            id=id_of(name), name=name, called=component or name, recipe=recipe, host=HOST, component=COMPONENT,
+            needs=f', {DEPENDS_ON}: "{needs}"' if needs else "",
+        )  # fmt: skip
         return Workload(parse_deployment(text.encode(), what=f"{name}.yaml"), lock if locked else None)
 
     def publish(
@@ -216,6 +225,10 @@ class Device:
         self.vouch: Voucher | None = None
         self.scopes: Sequence[str] = [SCOPE]
         self.stopping = False
+        self.apply = ApplySettings(settle_s=2)
+        self.hold = ""  # why a person holds applying back
+        self.at_once = 1
+        self.watches_for_newer = False
         self.pauses: list[float] = []
 
     @property
@@ -267,22 +280,35 @@ class Device:
     def _reconciler(self) -> Reconciler:
         compose = SimulatedCompose((), {}, self.engine)
         generations = Generations(self.folder, compose, "edge-17")
-        running = runtime(self.engine, compose, lambda: self.stopping)
-        return Reconciler(
-            gatherer=Gatherer(
-                config=self._config(),
-                trusted=self._trusted(),
-                registry=self.registry,
-                store=Store(self.folder),
-                record_file=self.record_file,
-                generations=lambda: generations,
-                sleep=self._sleep,
-            ),
+        running = runtime(self.engine, compose, lambda: self.stopping, self.apply.settle_s)
+        gatherer = Gatherer(
+            config=self._config(),
+            trusted=self._trusted(),
+            registry=self.registry,
+            store=Store(self.folder),
             record_file=self.record_file,
-            applier=lambda: Applier(
-                record_file=self.record_file, generations=generations, runtime=running, now=lambda: NOON
-            ),
+            generations=lambda: generations,
+            sleep=self._sleep,
+        )
+        return Reconciler(
+            gatherer=gatherer,
+            record_file=self.record_file,
+            applier=lambda: self._applier(gatherer, generations, running),
             preview=lambda: Preview(generations=generations, runtime=running, registry=self.registry),
+        )
+
+    def _applier(self, gatherer: Gatherer, generations: Generations, running: Runtime) -> Applier:
+        lookout = Lookout(gatherer.newest, every_s=0, monotonic_s=lambda: 0.0) if self.watches_for_newer else None
+        running = replace(running, interrupt=lookout.check) if lookout else running
+        return Applier(
+            record_file=self.record_file,
+            generations=generations,
+            crew=Crew(
+                stepper=Stepper(generations=generations, runtime=running, now=lambda: NOON), at_once=self.at_once
+            ),
+            gate=Gate(settings=self.apply, hold=lambda: self.hold, now=lambda: self.now),
+            lookout=lookout,
+            atomic=self.apply.atomic,
         )
 
     @property
@@ -328,6 +354,7 @@ class Device:
             state_dir=self.folder,
             engine="",
             lock="resolve" if self.lock_resolve else "enforce",
+            apply=self.apply,
         )
 
 

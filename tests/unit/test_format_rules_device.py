@@ -43,7 +43,8 @@ class Noted(Compose):
     """Compose that does nothing but note what it was told."""
 
     def run(self, arguments: Sequence[str], *, file: Path | None, project: str,
-            variables: Mapping[str, str] | None = None, timeout_s: float) -> str:  # fmt: skip
+            variables: Mapping[str, str] | None = None, timeout_s: float,
+            go_on: Callable[[], None] = lambda: None) -> str:  # fmt: skip
         NOTES.append((arguments[0], project))
         return ""
 

@@ -17,8 +17,9 @@ from margo_agent.printing import log, show
 from margo_agent.report import DeploymentReport, Report
 from margo_oci.ceremony import Change
 from margo_oci.errors import FormatError
-from tests.simulators.faults import answers
+from tests.simulators.faults import answers, unreachable
 from tests.simulators.plant import Plant, running_plant
+from tests.simulators.registry import ALWAYS
 from tests.unit.headed import HEAD_TAG, headed_plant
 from tests.unit.scenes import key
 from tests.unit.trusted import DAY
@@ -114,6 +115,7 @@ class Looking:
             tell=self.told.append,
             chance=lambda: 0.5,
             clock=self.plant.device.clock,
+            closed=lambda _, __: self.plant.device.hold,
         )
 
     async def _pass(self, manifest: bytes | None) -> Result:
@@ -221,6 +223,26 @@ def test_a_failure_that_stands_is_never_told_as_unchanged(looking: Looking) -> N
 def test_a_refusal_that_stands_is_never_told_as_unchanged(looking: Looking) -> None:
     looking.plant.device.key = looking.plant.stranger.public
     assert [one["outcome"] for one in looking.look(3)] == ["refused"]
+
+
+def test_5_9_what_waits_costs_a_look_and_is_told_once(looking: Looking) -> None:
+    looking.plant.device.hold = "held by a person"
+    looking.plant.publish(looking.plant.workload("pump", "b"), counter=2)
+    looking.look(3)
+    assert looking.passes == 1
+    assert [one["outcome"] for one in looking.told] == ["waiting"]
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_5_9_what_waits_is_applied_as_soon_as_it_may(looking: Looking, network: bool) -> None:
+    looking.plant.device.hold = "held by a person"
+    looking.plant.publish(looking.plant.workload("pump", "b"), counter=2)
+    looking.look(2)
+    looking.plant.device.hold = ""
+    if not network:
+        looking.plant.sim.fail(unreachable, times=ALWAYS)
+    looking.look()
+    assert looking.plant.device.engine.running == {"pump": "b"}
 
 
 def test_a_damaged_record_is_told_and_the_loop_goes_on(looking: Looking) -> None:

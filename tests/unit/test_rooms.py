@@ -17,7 +17,7 @@ FOLDERS = {"margo_oci": ROOT / "margo_oci", "margo_agent": ROOT / "agent" / "mar
 # A room may only import what stands above it. A new room takes its place here.
 LEVELS = (
     {"errors"},
-    {"content", "tarheaders", "yamldoc", "algorithms", "cbor", "subjects", "identity"},
+    {"content", "dependencies", "tarheaders", "yamldoc", "algorithms", "cbor", "subjects", "identity"},
     {"archive", "yamltree"},
     {"reference", "manifest", "deployment", "cosign_key", "auth", "store", "answers", "proxy", "host_certificates"},
     {"keys", "envelopes", "trustpolicy", "composefile", "access", "helper", "freshness"},
@@ -41,6 +41,7 @@ PURE = (
     "margo_oci.yamldoc",
     "margo_oci.yamltree",
     "margo_oci.composefile",
+    "margo_oci.dependencies",
     "margo_oci.deployment",
     "margo_oci.desired_state",
     "margo_oci.package",
@@ -68,6 +69,7 @@ PURE = (
     "margo_oci.answers",
     "margo_oci.proxy",
     "margo_agent.plan",
+    "margo_agent.window",
 )
 OUTSIDE = {
     "aiohttp", "asyncio", "docker", "glob", "http", "httpx2", "multiprocessing", "oras", "os", "random",
