@@ -77,7 +77,7 @@ async def _like(attacher: Attacher, reference: Reference, subject: Descriptor, w
     for one in alike[:SAME_LOOKED_AT]:
         try:
             received = await attacher.registry.manifest(reference.at(one.digest))
-            assert received is not None  # noqa: S101
+            assert received is not None  # noqa: S101  (nothing was known before)
             found.append(Manifest.from_bytes(received.data, what=f"manifest {one.digest[:19]}"))
         except (FormatError, TrustError, NotFound):
             continue  # an unusable one does not stop ours

@@ -73,6 +73,12 @@ class Chain:
         return self.certificates[0].subject.rfc4514_string()[:160]
 
     @property
+    def name(self) -> str:
+        """The same, as it is compared: whole; order, case and spaces count for nothing (RFC 5280, 7.1)."""
+        parts = ((part.oid.dotted_string, str(part.value)) for part in self.certificates[0].subject)
+        return "\n".join(sorted(f"{oid} {' '.join(value.casefold().split())}" for oid, value in parts))
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the signer's certificate, in hex."""
         return fingerprint(self.certificates[0].public_bytes(Encoding.DER))

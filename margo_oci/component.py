@@ -20,7 +20,7 @@ async def fetch_archive(registry: Registry, reference: Reference, store: Store) 
     Raises FormatError if it breaks a rule, TrustError `digest-mismatch`, RegistryError.
     """
     received = await registry.manifest(reference)
-    assert received is not None  # noqa: S101
+    assert received is not None  # noqa: S101  (nothing was known before)
     what = f"component {reference.name}"
     layer = archive_layer(Manifest.from_bytes(received.data, what=what), what=what)
     data = store.read(layer)

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import resource
 import selectors
 import shutil
@@ -26,6 +27,9 @@ MODEL_LIMIT_BYTES = 16 * 1024 * 1024
 _WORDS_LIMIT_BYTES = 64 * 1024
 _LOOK_EVERY_S = 0.5
 _END_LIMIT_S = 10.0
+_UNSET = re.compile(rb"""The \\?"([A-Za-z_][A-Za-z0-9_]*)\\?" variable is not set""")  # Compose's own words
+# A variable without a default: $A, ${A}, ${A?…}, ${A:?…}; not the $ that `$$` stands for.
+_WITHOUT_DEFAULT = re.compile(r"\$\$|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)(?:\}|:?\?)", re.ASCII)
 _CUT = b" level=warning\nlevel=warning "  # the lines that were cut through are no errors
 # Else `include` and `extends` would fetch Git and OCI resources that no digest of ours covers.
 _NO_REMOTES = {"COMPOSE_EXPERIMENTAL_GIT_REMOTE": "false", "COMPOSE_EXPERIMENTAL_OCI_REMOTE": "false"}
@@ -53,6 +57,14 @@ def find_compose() -> Sequence[str]:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """A model with its variables filled in, and the names of those that nobody set and that have no default."""
+
+    model: dict[str, Any]
+    unset: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Compose:
     """Runs Compose with `environment` and a deployment's variables, and nothing else of the caller's.
 
@@ -64,13 +76,18 @@ class Compose:
 
     def template(self, folder: Path) -> dict[str, Any]:
         """Return the model of `folder/compose.yaml` with its variables unfilled. Raises FormatError."""
-        return self._config(folder, ["--no-interpolate", "--no-env-resolution"], project="template", variables={})
+        options = ["--no-interpolate", "--no-env-resolution"]
+        return self._config(folder, options, project="template", variables={}).model
 
     def model(self, folder: Path, *, project: str, variables: Mapping[str, str]) -> dict[str, Any]:
         """Return the model of `folder/compose.yaml` with `variables` filled in: all that will be applied.
 
         Raises FormatError with Compose's own words.
         """
+        return self.filled(folder, project=project, variables=variables).model
+
+    def filled(self, folder: Path, *, project: str, variables: Mapping[str, str]) -> Filled:
+        """Return the same, and the variables that Compose says nobody set. Raises as `model`."""
         return self._config(folder, [], project=project, variables=variables)
 
     def hashes(self, file: Path, *, project: str, variables: Mapping[str, str]) -> dict[str, str]:
@@ -80,11 +97,9 @@ class Compose:
         )
         return dict(line.split(maxsplit=1) for line in done.splitlines() if " " in line)
 
-    def _config(
-        self, folder: Path, options: Sequence[str], *, project: str, variables: Mapping[str, str]
-    ) -> dict[str, Any]:
+    def _config(self, folder: Path, options: Sequence[str], *, project: str, variables: Mapping[str, str]) -> Filled:
         try:
-            text = _read(
+            text, said = _read(
                 self._command(["config", "--format", "json", *options], folder / COMPOSE_FILE, project),
                 self._environment(variables),
             )
@@ -96,7 +111,7 @@ class Compose:
             raise FormatError(f"{COMPOSE_FILE}: Compose answered nonsense: {error}") from None
         if not isinstance(model, dict) or not isinstance(model.get("services"), dict) or not model["services"]:
             raise FormatError(f"{COMPOSE_FILE}: at least one service is expected")
-        return model
+        return Filled(model, frozenset(name.decode() for name in _UNSET.findall(said)))
 
     def run(
         self,
@@ -163,8 +178,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _read(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Return what `compose config` prints, bounded in time, memory and length: its input is a stranger's.
+def _read(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, bytes]:
+    """Return what `compose config` prints, and what it says besides, bounded in time, memory and length.
+
+    Its input is a stranger's.
 
     Raises ApplyError.
     """
@@ -192,7 +209,7 @@ def _read(command: Sequence[str], environment: Mapping[str, str]) -> str:
         raise ApplyError(f"compose config: killed: it may use a processor for {CONFIG_CPU_LIMIT_S} s")
     if process.returncode:
         raise ApplyError(f"compose config: {_last_words(said)}")
-    return printed.decode(errors="replace")
+    return printed.decode(errors="replace"), said
 
 
 def _limit(pid: int) -> None:
@@ -253,6 +270,12 @@ def images_of_template(template: Mapping[str, Any]) -> Sequence[str]:
     """Return the image references of a template; a service behind a profile is off unless a variable turns it on."""
     always = {name: service for name, service in template["services"].items() if not service.get("profiles")}
     return images_of({"services": always})
+
+
+def without_default(template: Mapping[str, Any]) -> set[str]:
+    """Return the variables that a template uses without a default, as far as its text tells."""
+    names = (plain or braced for plain, braced in _WITHOUT_DEFAULT.findall(json.dumps(template)))
+    return {name for name in names if name}
 
 
 def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str], list[str]]:

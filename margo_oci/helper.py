@@ -72,8 +72,8 @@ def _run(program: str | Path, verb: str, text: str, what: str) -> tuple[int, str
 
 def _talk(process: "subprocess.Popen[bytes]", text: bytes, deadline_s: float) -> bytes:
     """Write all, then read all, and give up on a helper that is too slow or says too much."""
-    assert process.stdin  # noqa: S101
-    assert process.stdout  # noqa: S101
+    assert process.stdin  # noqa: S101  (pipes were asked for)
+    assert process.stdout  # noqa: S101  (pipes were asked for)
     try:
         process.stdin.write(text)
         process.stdin.close()

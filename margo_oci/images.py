@@ -15,11 +15,11 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l
 async def image_bytes(registry: Registry, reference: Reference, *, machine: str) -> int:
     """Return the compressed size of an image for `machine` (`uname -m`). Raises FormatError, RegistryError."""
     received = await registry.manifest(reference)
-    assert received is not None  # noqa: S101
+    assert received is not None  # noqa: S101  (nothing was known before)
     if received.media_type in (IMAGE_INDEX, DOCKER_LIST):
         digest = _for_machine(parse_json(received.data, what=str(reference)), machine, str(reference))
         received = await registry.manifest(reference.at(digest))
-        assert received is not None  # noqa: S101
+        assert received is not None  # noqa: S101  (nothing was known before)
     manifest = Manifest.from_bytes(received.data, what=str(reference))
     return manifest.config.size + sum(layer.size for layer in manifest.layers)
 

@@ -86,13 +86,13 @@ class Issuer:
         be made a new one by a timer.
         """
         carried = await read_head(self.registry, reference)
-        assert carried is not None  # noqa: S101
+        assert carried is not None  # noqa: S101  (nothing was known before)
         previous = self._open(carried, reference)
         self._check_in_date(previous, reference)
         if within is not None and previous.expires - self.now() > within:
             return Issued(reference, previous, changed=False)
         manifest = await resolve(self.registry, reference.at(previous.digest))
-        assert manifest is not None  # noqa: S101
+        assert manifest is not None  # noqa: S101  (nothing was known before)
         signatures = carried.bundles
         if len(self._signers(manifest, signatures)) < self.root.releases.threshold:
             signatures = await self._bundles(reference, manifest)  # signed again since, it may be
@@ -142,7 +142,7 @@ class Issuer:
             carried = await read_head(self.registry, reference)
         except NotFound:
             return None, None
-        assert carried is not None  # noqa: S101
+        assert carried is not None  # noqa: S101  (nothing was known before)
         try:
             return carried, self._open(carried, reference)
         except TrustError:
@@ -157,7 +157,7 @@ class Issuer:
                 return open_head(carried.head, root)
             except TrustError as error:
                 refused = refused or error
-        assert refused is not None  # noqa: S101
+        assert refused is not None  # noqa: S101  (there is a root at least, and none opened it)
         raise TrustError(
             refused.reason,
             f"{head_tag(reference)}: {refused}. If the root replaced the head key, give the root before it as well "

@@ -70,7 +70,7 @@ async def _asked(program: Sequence[str], request: bytes) -> bytes:
         stderr=asyncio.subprocess.DEVNULL,
         cwd="/",
     )
-    assert process.stdin  # noqa: S101
+    assert process.stdin  # noqa: S101  (pipes were asked for)
     assert process.stdout  # noqa: S101  (pipes were asked for)
     try:
         process.stdin.write(request)

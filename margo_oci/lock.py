@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from margo_oci.component import component_reference, fetch_archive
-from margo_oci.compose import Compose, images_of, images_of_template
+from margo_oci.compose import Compose, Filled, images_of, images_of_template, without_default
+from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.deployment import Component, Deployment
 from margo_oci.desired_state import Lock
 from margo_oci.errors import FormatError, MargoError, RegistryError
@@ -17,6 +18,7 @@ from margo_oci.registry import Registry
 from margo_oci.store import Store, extract
 
 LOOKUPS_AT_ONCE = 16
+_UNSET = f"no parameter sets it, and it has no default in {COMPOSE_FILE}: it will be empty"
 T = TypeVar("T")
 
 
@@ -30,6 +32,7 @@ class Locker:
         self.folder = tempfile.TemporaryDirectory(prefix="margo-oci-")
         self.gate = asyncio.Semaphore(LOOKUPS_AT_ONCE)
         self.running: dict[str, asyncio.Task[Any]] = {}
+        self.warnings: list[str] = []  # about what was locked
 
     async def __aenter__(self) -> "Locker":
         return self
@@ -69,7 +72,7 @@ class Locker:
                 )
             try:
                 digest = await self._once(component.source, functools.partial(self._component, component))
-                images |= set(await self._images(deployment, component, digest))
+                images |= set(await self._images(deployment, component, digest, at=f"{what}: {deployment.name}"))
             except (FormatError, RegistryError) as error:
                 raise _again(error, f"{at}: {error}") from error
             components[component.source] = digest
@@ -101,17 +104,29 @@ class Locker:
         archive = await fetch_archive(self.registry, reference, self.store)
         await asyncio.to_thread(extract, archive.entries, self._folder(reference.digest))
 
-    async def _images(self, deployment: Deployment, component: Component, digest: str) -> Sequence[str]:
+    async def _images(self, deployment: Deployment, component: Component, digest: str, *, at: str) -> Sequence[str]:
         if deployment.profile != "compose":
             return ()
-        at = component_reference(component).at(digest)
-        await self._once(f"archive {digest}", functools.partial(self._unpacked, at))
+        archive = component_reference(component).at(digest)
+        await self._once(f"archive {digest}", functools.partial(self._unpacked, archive))
         variables = deployment.environment(component.name)
         template = await self._once(f"template {digest}", lambda: self._template(digest))
-        if not (_depends_on_variables(template, variables) or (self._folder(digest) / ".env").exists()):
+        depends = _depends_on_variables(template, variables) or (self._folder(digest) / ".env").exists()
+        if not depends and without_default(template) <= set(variables):
             return images_of_template(template)
-        model = await asyncio.to_thread(self.compose().model, self._folder(digest), project="lock", variables=variables)
-        return images_of(model)
+        at = f"{at}: component {component.name}"
+        try:
+            filled = await self._filled(digest, variables)
+        except FormatError as error:
+            if depends:
+                raise
+            self.warnings.append(f"{at}: {error}")
+            return images_of_template(template)
+        self.warnings += [f"{at}: variable {name}: {_UNSET}" for name in sorted(filled.unset)]
+        return images_of(filled.model)
+
+    async def _filled(self, digest: str, variables: Mapping[str, str]) -> Filled:
+        return await asyncio.to_thread(self.compose().filled, self._folder(digest), project="lock", variables=variables)
 
     async def _template(self, digest: str) -> Mapping[str, Any]:
         return await asyncio.to_thread(self.compose().template, self._folder(digest))

@@ -34,7 +34,7 @@ from margo_oci.envelopes import (
 from margo_oci.errors import FormatError, TrustError
 from margo_oci.keys import PublicKey, Signer
 from margo_oci.manifest import CREATED, Manifest
-from margo_oci.trustpolicy import Authorities
+from margo_oci.trustpolicy import CHECKS, Authorities
 
 if TYPE_CHECKING:
     from margo_oci.certificates import Chain
@@ -46,9 +46,13 @@ _RESERVED = "io.cncf.notary"
 
 @dataclass(frozen=True)
 class Signed:
-    """A signature that counts: by whom, over which digest. `notes` are what the policy only logs."""
+    """A signature that counts: by whom, over which digest. `notes` are what the policy only logs.
+
+    `name` is the certificate's, as names are compared.
+    """
 
     signed_by: str
+    name: str
     key: PublicKey
     digest: str
     signing_time: datetime
@@ -167,6 +171,7 @@ def verify(data: bytes, media_type: str, subject: Descriptor, authorities: Autho
         )
     return Signed(
         f"{chain.signer} (trust policy {authorities.policy!r})",
+        chain.name,
         chain.key,
         target.digest,
         header.signing_time,
@@ -174,6 +179,20 @@ def verify(data: bytes, media_type: str, subject: Descriptor, authorities: Autho
         target.annotations,
         notes,
     )
+
+
+def made_with(chain: Sequence[bytes], data: bytes, media_type: str, subject: Descriptor, *, now: datetime) -> bool:
+    """Tell whether an envelope is a signature over `subject` that was made with just this chain (DER), and holds `now`.
+
+    Whether one of the certificates was revoked is not asked.
+    """
+    actions = dict.fromkeys(CHECKS, "enforce") | {"revocation": "skip"}
+    own = Authorities("own", {X509: frozenset(chain[:1])}, None, actions)
+    try:
+        verify(data, media_type, subject, own, now=now)
+        return list(parse_envelope(data, media_type).chain) == list(chain)
+    except TrustError:
+        return False
 
 
 def parse_payload(data: bytes) -> Descriptor:

@@ -132,7 +132,7 @@ class Publisher:
     def _check_signer(self) -> None:
         """States are signed with P-256: their publisher counts on from what that key signed."""
         p256_only(self.signer)
-        Attacher(self.registry, self.uploader, self.now, self.forms).check(self.signer)
+        self._attacher.check(self.signer)
 
     def _check_place(self, reference: Reference, old: DesiredState, to: int, scope: str) -> None:
         """A tag says nothing: whoever can move it must not choose which of our releases is signed anew, or for whom."""
@@ -143,6 +143,10 @@ class Publisher:
                 f"{claim(reference, to)} is counter {old.counter} for {old.scope or '(none)'}, and counter {to} for "
                 f"{scope} is expected: somebody moved that tag"
             )
+
+    @property
+    def _attacher(self) -> Attacher:
+        return Attacher(self.registry, self.uploader, self.now, self.forms)
 
     @property
     def _judge(self) -> Judge:
@@ -194,8 +198,7 @@ class Publisher:
         return frozenset(await asyncio.gather(*map(one, layers))) - {""}
 
     async def _sign(self, reference: Reference, manifest: Manifest) -> None:
-        attacher = Attacher(self.registry, self.uploader, self.now, self.forms)
-        await attacher.sign(reference, manifest.descriptor, self.signer)
+        await self._attacher.sign(reference, manifest.descriptor, self.signer)
 
 
 _ADVICE = "look with `margo-oci diff` what is there now, then push again"
@@ -252,7 +255,7 @@ async def current_state(registry: Registry, reference: Reference) -> DesiredStat
         manifest = await resolve(registry, reference)
     except NotFound:
         return None
-    assert manifest is not None  # noqa: S101
+    assert manifest is not None  # noqa: S101  (nothing was known before)
     try:
         return parse_state(manifest, what=str(reference))
     except FormatError as error:

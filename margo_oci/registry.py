@@ -3,16 +3,14 @@
 Nothing that comes back is trusted here; what is asked for by digest is checked by whoever keeps it.
 """
 
-import asyncio
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
-from typing import TypeVar
 from urllib.parse import urljoin
 
 import httpx2
@@ -20,9 +18,10 @@ import httpx2
 from margo_oci.access import Access as Access  # whoever reads says how: both are found here
 from margo_oci.access import proxy_words, remedied
 from margo_oci.answers import next_page, retry_after_s
-from margo_oci.auth import TOKEN_LIMIT_BYTES, TOKEN_MARGIN_S, Challenge, token_of
+from margo_oci.auth import TOKEN_LIMIT_BYTES, Challenge, Token, TokenRequest, token_of
 from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor, Verifier, check, digest_of, is_digest, parse_json
-from margo_oci.errors import MargoError, NotFound, RegistryError, TrustError, said, shown
+from margo_oci.errors import NotFound, RegistryError, TrustError, said, shown
+from margo_oci.grants import Grants
 from margo_oci.manifest import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -31,6 +30,7 @@ from margo_oci.manifest import (
     REFERRER_COUNT_LIMIT,
     parse_index,
 )
+from margo_oci.mirrors import Mirrors
 from margo_oci.reference import Reference
 
 CONNECT_TIMEOUT_S = 10.0
@@ -40,9 +40,7 @@ CONNECTION_LIMIT = 16  # HTTP/1.1 only: over HTTP/2 one connection carries every
 REDIRECT_LIMIT = 5
 PAGE_LIMIT = 100
 PAGE_LIMIT_BYTES = 1024 * 1024
-MIRROR_PAUSE_S = 300.0  # how long a mirror that failed is not asked
 _MANIFESTS = ", ".join((IMAGE_MANIFEST, IMAGE_INDEX, DOCKER_MANIFEST, DOCKER_LIST))
-T = TypeVar("T")
 
 
 @dataclass
@@ -65,36 +63,24 @@ class Received:
 TransportFor = Callable[[str], httpx2.AsyncBaseTransport]
 
 
-@dataclass(frozen=True)
-class _Grant:
-    """What a registry accepts for a while, and what it asked for then."""
-
-    challenge: Challenge
-    authorization: str = field(repr=False)
-    until_s: float
-
-    @property
-    def header(self) -> dict[str, str]:
-        """What a request must carry."""
-        return {"Authorization": self.authorization}
-
-
 @dataclass
 class Registry:
     """Reads from registries. Use as `async with`; `access` says how a host is reached.
 
-    A mirror that fails is not asked again for MIRROR_PAUSE_S; `mirror_faults` has the last fault of each.
+    `mirrors` are asked first, where `access` names any.
     """
 
     access: Callable[[str], Access]
     transport_for: TransportFor | None = None
     traffic: Traffic = field(default_factory=Traffic)
     monotonic_s: Callable[[], float] = time.monotonic
-    mirror_faults: dict[str, str] = field(default_factory=dict)
+    mirrors: Mirrors = field(init=False)
+    _grants: Grants = field(init=False, repr=False)
     _clients: dict[str, httpx2.AsyncClient] = field(default_factory=dict)
-    _grants: dict[tuple[str, str], _Grant] = field(default_factory=dict)
-    _granting: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
-    _paused_until_s: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.mirrors = Mirrors(self.access, self.monotonic_s)
+        self._grants = Grants(self.access, self._token, self.monotonic_s)
 
     async def __aenter__(self) -> "Registry":
         return self
@@ -116,7 +102,7 @@ class Registry:
 
         Raises NotFound, RegistryError, and TrustError `digest-mismatch` if the bytes are not what was asked for.
         """
-        return await self._mirrored(reference, lambda at: self._manifest(at, known, limit_bytes))
+        return await self.mirrors.read(reference, lambda at: self._manifest(at, known, limit_bytes))
 
     async def _manifest(self, reference: Reference, known: str, limit_bytes: int) -> Received | None:
         headers = {"Accept": _MANIFESTS, **({"If-None-Match": f'"{known}"'} if known else {})}
@@ -132,7 +118,7 @@ class Registry:
 
     async def digest(self, reference: Reference) -> str:
         """Return the digest that a tag leads to, without its content where the registry says it."""
-        return await self._mirrored(reference, self._digest)
+        return await self.mirrors.read(reference, self._digest)
 
     async def _digest(self, reference: Reference) -> str:
         headers = {"Accept": _MANIFESTS}
@@ -152,7 +138,7 @@ class Registry:
         RegistryError, so that the next attempt asks the next one.
         """
         async with AsyncExitStack() as opened:
-            yield await self._mirrored(
+            yield await self.mirrors.read(
                 reference, lambda at: opened.enter_async_context(self._blob(at, descriptor, offset, home=reference))
             )
 
@@ -178,11 +164,11 @@ class Registry:
         except TrustError as error:
             if reference == home:
                 raise
-            self._pause(reference, error)
+            self.mirrors.pause(reference, error)
             raise RegistryError(f"mirror {reference.host}: {error}") from None
         except RegistryError as error:
             if reference != home and not isinstance(error, NotFound):
-                self._pause(reference, error)
+                self.mirrors.pause(reference, error)
             raise
 
     async def small_blob(self, reference: Reference, descriptor: Descriptor, *, limit_bytes: int) -> bytes:
@@ -197,17 +183,17 @@ class Registry:
             async with self._get(at, f"blobs/{descriptor.digest}", {}) as response:
                 return check(await self._read(response, descriptor.size), descriptor)
 
-        return await self._mirrored(reference, read)
+        return await self.mirrors.read(reference, read)
 
     async def referrers(self, reference: Reference) -> Sequence[Descriptor]:
         """Return what the referrers API lists for a digest; nothing where the registry has no such API."""
         try:
-            return await self._mirrored(reference, self._referrers)
+            return await self.mirrors.read(reference, self._referrers)
         except NotFound:
             return ()
         except RegistryError:
             # A mirror without the API has the tag that stands in for it; a registry that is away adds nothing.
-            if self._mirrors(reference):
+            if self.mirrors.to_ask(reference):
                 return ()
             raise
 
@@ -249,43 +235,6 @@ class Registry:
         """Ask whether `host` is a registry that lets us in. Raises RegistryError."""
         async with self._get(Reference(host, ""), "", {}):
             pass
-
-    async def _mirrored(self, reference: Reference, read: Callable[[Reference], Awaitable[T]]) -> T:
-        """Read from the first mirror that answers rightly, else from the host itself."""
-        for place in self._mirrors(reference):
-            try:
-                return await read(place)
-            except NotFound:
-                continue  # it need not have everything
-            except MargoError as error:
-                self._pause(place, error)
-        try:
-            return await read(reference)
-        except RegistryError as error:
-            faults = [self.mirror_faults[one.host] for one in self._all_mirrors(reference)
-                      if one.host in self.mirror_faults]  # fmt: skip
-            if not faults:
-                raise
-            words = f"{error}; before that {'; '.join(faults)}"
-            raise type(error)(words, retry_after_s=error.retry_after_s) from None
-
-    def _all_mirrors(self, reference: Reference) -> Sequence[Reference]:
-        if not reference.repository:
-            return ()
-        mirrors = self.access(reference.host).mirrors
-        return [
-            replace(reference, host=one.host, repository="/".join(filter(None, (one.repository, reference.repository))))
-            for one in mirrors
-        ]
-
-    def _mirrors(self, reference: Reference) -> Sequence[Reference]:
-        """Return the mirrors to ask now, in their order."""
-        now_s = self.monotonic_s()
-        return [one for one in self._all_mirrors(reference) if self._paused_until_s.get(one.host, now_s) <= now_s]
-
-    def _pause(self, place: Reference, error: Exception) -> None:
-        self._paused_until_s[place.host] = self.monotonic_s() + MIRROR_PAUSE_S
-        self.mirror_faults[place.host] = said(f"mirror {place.host}: {error}")
 
     def _base(self, reference: Reference) -> str:
         scheme = "http" if self.access(reference.host).plain_http else "https"
@@ -331,42 +280,17 @@ class Registry:
         """Send one request; answer a 401 once, with what was given for this host."""
         if not home:
             return await self._exchange(method, url, headers, url.netloc.decode())
-        sent = await self._granted(home)
+        sent = await self._grants.header(home)
         response = await self._exchange(method, url, headers | sent, home.host)
         if response.status_code != httpx2.codes.UNAUTHORIZED:
             return response
         await response.aclose()
         challenge = Challenge.parse(*response.headers.get_list("WWW-Authenticate"))
-        granted = await self._granted(home, challenge, refused=sent)
+        granted = await self._grants.header(home, challenge, refused=sent)
         return await self._exchange(method, url, headers | granted, home.host) if granted else response
 
-    async def _granted(
-        self, home: Reference, challenge: Challenge | None = None, *, refused: dict[str, str] | None = None
-    ) -> dict[str, str]:
-        """Return the header that says who asks, by a new token if the last one has ended or was refused."""
-        place = (home.host, home.repository)
-        if challenge is None and place not in self._grants:
-            return {}
-        async with self._granting.setdefault(place, asyncio.Lock()):  # many ask at once, one fetches the token
-            grant = self._grants.get(place)
-            if grant and grant.until_s > self.monotonic_s() and refused != grant.header:
-                return grant.header
-            if wanted := challenge or (grant.challenge if grant else None):
-                grant = await self._grant(wanted, home)
-            if grant is None:
-                self._grants.pop(place, None)
-                return {}
-            self._grants[place] = grant
-            return grant.header
-
-    async def _grant(self, challenge: Challenge, home: Reference) -> _Grant | None:
-        access = self.access(home.host)
-        credentials = access.who(home.repository)
-        if challenge.scheme == "basic" and credentials and credentials.username:
-            return _Grant(challenge, credentials.basic, float("inf"))
-        if challenge.scheme != "bearer":
-            return None
-        asked = challenge.token_request(credentials, secure=not access.plain_http)
+    async def _token(self, asked: TokenRequest) -> Token | None:
+        """Ask a token service; None if it does not accept who asks."""
         url = httpx2.URL(asked.url)
         answer = await self._exchange(asked.method, url, dict(asked.headers), url.netloc.decode(), asked.body)
         try:
@@ -376,10 +300,9 @@ class Registry:
                 return None
             if answer.status_code != httpx2.codes.OK:
                 raise _unexpected(answer, f"{asked.method} {shown(url)}")
-            token = token_of(await self._read(answer, TOKEN_LIMIT_BYTES))
+            return token_of(await self._read(answer, TOKEN_LIMIT_BYTES))
         finally:
             await answer.aclose()
-        return _Grant(challenge, token.bearer, self.monotonic_s() + token.life_s - TOKEN_MARGIN_S)
 
     async def _exchange(
         self, method: str, url: httpx2.URL, headers: dict[str, str], host: str, body: bytes = b""

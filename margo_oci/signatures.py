@@ -45,12 +45,35 @@ class Found:
 
 @dataclass(frozen=True)
 class SignedBy:
-    """A signature that counts. `identity` tells signers apart, whatever formats they used; `notes` are only logged."""
+    """A signature that counts. `identity` tells signers apart, whatever formats they used; `notes` are only logged.
+
+    `certified` is the name in a certificate: who has it twice, with two keys, is one signer all the same.
+    """
 
     name: str
     identity: str
     format: Format
     notes: Sequence[str] = ()
+    certified: str | None = None
+
+    @property
+    def marks(self) -> frozenset[tuple[str, str]]:
+        """What this signer has and no other: who shares one of these is the same."""
+        named = () if self.certified is None else (("name", self.certified),)
+        return frozenset((("identity", self.identity), *named))
+
+
+def each_once(found: Sequence[SignedBy]) -> Sequence[SignedBy]:
+    """Return the first signature of each signer, whatever keys, certificates and formats the others were made with."""
+    apart: list[tuple[SignedBy, frozenset[tuple[str, str]]]] = []
+    for one in found:
+        same = [each for each in apart if each[1] & one.marks]
+        if not same:
+            apart.append((one, one.marks))
+            continue
+        merged = (same[0][0], one.marks.union(*(marks for _, marks in same)))
+        apart = [merged if each is same[0] else each for each in apart if each is same[0] or each not in same]
+    return tuple(first for first, _ in apart)
 
 
 def check(
@@ -116,4 +139,4 @@ def _notary(subject: Descriptor, attached: Attached, authorities: Authorities | 
             "wrong-key", f"{subject.digest}: signed with a certificate, and no certificates are trusted here"
         )
     signed = notary.verify(attached.data, attached.media_type, subject, authorities, now=now)
-    return SignedBy(signed.signed_by, signed.key.fingerprint, "notary", signed.notes)
+    return SignedBy(signed.signed_by, signed.key.fingerprint, "notary", signed.notes, signed.name)

@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING
 
 from margo_oci import cosign, notary, simple_signing
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, SIGNATURE_LIMIT_BYTES, Descriptor
-from margo_oci.errors import FormatError, NotFound, TrustError
+from margo_oci.errors import FormatError, TrustError
 from margo_oci.keys import Signer
 from margo_oci.manifest import IMAGE_INDEX, REFERRER_COUNT_LIMIT, Manifest, build_index
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
-from margo_oci.signatures import Format
-from margo_oci.transfer import SIGNATURE_COUNT_LIMIT, Judge, referrers, signatures, simple_signatures
+from margo_oci.signatures import Format, Found, SignedBy
+from margo_oci.transfer import (
+    SIGNATURE_COUNT_LIMIT,
+    Judge,
+    carried_signatures,
+    referrers,
+    signatures,
+    simple_image,
+    simple_signatures,
+)
 from margo_oci.trust import Policy, signers_of
 
 if TYPE_CHECKING:
@@ -101,7 +109,7 @@ class Attacher:
 
     async def carry(self, reference: Reference, carrier: Manifest, data: bytes) -> None:
         """Push a manifest that refers to another one, with its one layer; where needed, list it under the tag."""
-        assert carrier.subject is not None  # noqa: S101
+        assert carrier.subject is not None  # noqa: S101  (else it would refer to nothing)
         await asyncio.to_thread(self.uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
         await asyncio.to_thread(self.uploader.blob, reference, carrier.layers[0], data)
         if not await asyncio.to_thread(self.uploader.manifest, reference.at(carrier.digest), carrier.data):
@@ -129,10 +137,7 @@ class Attacher:
     async def released_by(self, reference: Reference, subject: Descriptor, signer: Signer) -> bool:
         """Tell whether `signer` has signed `subject` as a release, in any format that needs a key alone."""
         found = await signatures(self.registry, reference, subject.digest, enough=SIGNATURE_COUNT_LIMIT)
-        try:
-            return bool(signers_of(subject, found, Policy([signer.public]), now=self.now()))
-        except TrustError:
-            return False
+        return bool(self._by(signer, subject, found))
 
     async def only_simple(self, reference: Reference, subject: Descriptor) -> bool:
         """Tell whether only cosign v2's tag has signatures: cosign v3 stops to look there once there is any bundle."""
@@ -142,29 +147,26 @@ class Attacher:
     async def _signed(self, reference: Reference, subject: Descriptor, signer: Signer) -> bool:
         """Tell whether a bundle by this key is there: a repeated push ends the same."""
         found = await signatures(self.registry, reference, subject.digest)
+        return any(one.format == "bundle" for one in self._by(signer, subject, found))
+
+    def _by(self, signer: Signer, subject: Descriptor, found: Found) -> Sequence[SignedBy]:
+        """Return `signer` if it made one of the signatures; what is unusable beside it does not matter."""
         try:
-            by = signers_of(subject, found, Policy([signer.public]), now=self.now())
+            return signers_of(subject, found, Policy([signer.public]), now=self.now())
         except TrustError:
-            return False  # an unusable one is there: it does not stop ours
-        return any(one.format == "bundle" for one in by)
+            return ()
 
     async def _simple(self, reference: Reference, subject: Descriptor, signer: Signer) -> bool:
-        tag = reference.at(simple_signing.tag_of(subject.digest))
-        try:
-            received = await self.registry.manifest(tag, limit_bytes=SIGNATURE_LIMIT_BYTES)
-        except NotFound:
-            received = None
-        existing = Manifest.from_bytes(received.data, what=f"signatures {tag}") if received else None
-        there = [
-            simple_signing.Signature(one.data, one.signature)
-            for one in (await simple_signatures(self.registry, reference, subject.digest) if existing else ())
-        ]
-        if simple_signing.signed_already(there, subject.digest, signer.public):
-            return False
+        existing = await simple_image(self.registry, reference, subject.digest)
+        if existing:
+            found = await simple_signatures(self.registry, reference, subject.digest, existing)
+            if self._by(signer, subject, found):
+                return False
         signature = simple_signing.sign(subject.digest, signer, name=reference.name)
         config, image = simple_signing.signature_image(signature, existing)
         await asyncio.to_thread(self.uploader.blob, reference, image.config, config)
         await asyncio.to_thread(self.uploader.blob, reference, signature.descriptor, signature.payload)
+        tag = reference.at(simple_signing.tag_of(subject.digest))
         await asyncio.to_thread(self.uploader.manifest, tag, image.data)
         return True
 
@@ -174,18 +176,32 @@ class Attacher:
             for one in await referrers(self.registry, reference, subject.digest)
             if one.artifact_type == notary.ARTIFACT_TYPE
         ]
-        thumbprints = notary.thumbprints(self.forms.chain)
-        if any(one.annotations.get(notary.THUMBPRINTS) == thumbprints for one in listed):
+        now = self.now()
+        if await self._signed_with_chain(reference, subject, listed, now):
             return False
         if len(listed) >= NOTARY_COUNT_LIMIT:
             raise FormatError(
                 f"{reference.name}: {subject.digest} has {len(listed)} Notary signatures: verifiers look at no more"
             )
-        now = self.now()
         envelope = notary.sign(subject, signer, self.forms.chain, now=now)
         carrier = notary.signature_manifest(envelope, self.forms.chain, subject, created=timestamp(now))
         await self.carry(reference, carrier, envelope)
         return True
+
+    async def _signed_with_chain(
+        self, reference: Reference, subject: Descriptor, listed: Sequence[Descriptor], now: datetime
+    ) -> bool:
+        """Tell whether one of the carriers has a signature made with our chain. What they say of it decides on the
+        order alone: anybody can write down thumbprints.
+        """
+        thumbprints = notary.thumbprints(self.forms.chain)
+        likely_first = sorted(listed, key=lambda one: one.annotations.get(notary.THUMBPRINTS) != thumbprints)
+        found = await carried_signatures(self.registry, reference, likely_first[:SIGNATURE_COUNT_LIMIT], subject.digest)
+        return any(
+            notary.made_with(self.forms.chain, one.data, one.media_type, subject, now=now)
+            for one in found.attached
+            if one.format == "notary"
+        )
 
 
 def timestamp(moment: datetime) -> str:

@@ -117,11 +117,6 @@ def read_signature(layer: Descriptor, blob: bytes) -> Signature:
         raise FormatError(f"payload: the annotation {SIGNATURE} is not base64") from None
 
 
-def signed_already(signatures: Sequence[Signature], digest: str, key: PublicKey) -> bool:
-    """Tell whether one of `signatures` is over `digest` and by `key`: then another would say nothing new."""
-    return any(signature.made_by(key) and parse_payload(signature.payload).digest == digest for signature in signatures)
-
-
 def verify(signature: Signature, digest: str, keys: Sequence[PublicKey]) -> tuple[PublicKey, Claim]:
     """Return which of `keys` made `signature` over `digest`, and what it says besides.
 

@@ -129,16 +129,21 @@ async def signatures(registry: Registry, reference: Reference, digest: str, *, e
         candidates = await _candidates(registry, reference, digest)
     except FormatError as error:
         return Found(refused=[TrustError("malformed-signature", f"{digest}: {error}")])
-    read = await asyncio.gather(*(_read(registry, reference, one, digest) for one in candidates))
-    attached = [one for one in read if isinstance(one, Attached)]
-    refused = [one for one in read if isinstance(one, TrustError)]
+    found = await carried_signatures(registry, reference, candidates, digest)
+    attached, refused = list(found.attached), list(found.refused)
     releases = sum(kind_of(one.artifact_type) == "sigstore-bundle" and _may_be_release(one) for one in candidates)
     if min(sum(one.format == "bundle" for one in attached), releases) < enough:
-        try:
-            attached += await simple_signatures(registry, reference, digest)
-        except TrustError as error:
-            refused.append(error)
+        simple = await _simple_signatures(registry, reference, digest)
+        attached += simple.attached
+        refused += simple.refused
     return Found(attached[:SIGNATURE_COUNT_LIMIT], refused)
+
+
+async def carried_signatures(
+    registry: Registry, reference: Reference, candidates: Sequence[Descriptor], digest: str
+) -> Found:
+    """Return the signatures of `digest` that the referrers `candidates` carry. Raises RegistryError."""
+    return _sorted_out(await asyncio.gather(*(_read(registry, reference, one, digest) for one in candidates)))
 
 
 async def _read(
@@ -157,7 +162,7 @@ async def _read(
 async def _signature(registry: Registry, reference: Reference, candidate: Descriptor, digest: str) -> Attached | None:
     """Return the signature a referrer carries; None if it carries something else. Its own subject counts."""
     received = await registry.manifest(reference.at(candidate.digest), limit_bytes=SIGNATURE_LIMIT_BYTES)
-    assert received is not None  # noqa: S101
+    assert received is not None  # noqa: S101  (nothing was known before)
     manifest = Manifest.from_bytes(received.data, what=f"signature {candidate.digest[:19]}")
     layer = manifest.layers[0] if len(manifest.layers) == 1 else None
     is_bundle = layer is not None and kind_of(layer.media_type) == "sigstore-bundle"
@@ -171,25 +176,55 @@ async def _signature(registry: Registry, reference: Reference, candidate: Descri
     return Attached("bundle", data) if is_bundle else Attached("notary", data, layer.media_type)
 
 
-async def simple_signatures(registry: Registry, reference: Reference, digest: str) -> Sequence[Attached]:
-    """Return the signatures under cosign v2's tag. Raises TrustError `malformed-signature`, RegistryError."""
+async def _simple_signatures(registry: Registry, reference: Reference, digest: str) -> Found:
+    try:
+        image = await simple_image(registry, reference, digest)
+    except TrustError as error:
+        return Found(refused=[error])
+    return await simple_signatures(registry, reference, digest, image) if image else Found()
+
+
+async def simple_image(registry: Registry, reference: Reference, digest: str) -> Manifest | None:
+    """Return the image under cosign v2's tag for `digest`, whose layers are signatures; None if there is none.
+
+    Raises TrustError `malformed-signature`, `too-large`, RegistryError.
+    """
     try:
         tag = reference.at(simple_signing.tag_of(digest))
         received = await registry.manifest(tag, limit_bytes=SIGNATURE_LIMIT_BYTES)
     except NotFound:
-        return ()
-    assert received is not None  # noqa: S101
+        return None
+    assert received is not None  # noqa: S101  (nothing was known before)
     try:
-        manifest = Manifest.from_bytes(received.data, what=f"signatures of {digest[:19]}")
-        layers = simple_signing.signature_layers(manifest)
-        blobs = [
-            await registry.small_blob(reference, layer, limit_bytes=simple_signing.PAYLOAD_LIMIT_BYTES)
-            for layer in layers
-        ]
-        read = [simple_signing.read_signature(layer, blob) for layer, blob in zip(layers, blobs, strict=True)]
+        return Manifest.from_bytes(received.data, what=f"signatures of {digest[:19]}")
     except FormatError as error:
         raise TrustError("malformed-signature", f"{digest}: {error}") from None
-    return [Attached("simple-signing", one.payload, signature=one.signature) for one in read]
+
+
+async def simple_signatures(registry: Registry, reference: Reference, digest: str, image: Manifest) -> Found:
+    """Return the signatures that are the layers of `image`; one that cannot be read is refused on its own.
+
+    Raises RegistryError.
+    """
+
+    async def read(layer: Descriptor) -> Attached | TrustError | None:
+        try:
+            blob = await registry.small_blob(reference, layer, limit_bytes=simple_signing.PAYLOAD_LIMIT_BYTES)
+            signature = simple_signing.read_signature(layer, blob)
+        except TrustError as error:
+            return error
+        except FormatError as error:
+            return TrustError("malformed-signature", f"{digest}: {error}")
+        except NotFound:
+            return None
+        return Attached("simple-signing", signature.payload, signature=signature.signature)
+
+    return _sorted_out(await asyncio.gather(*map(read, simple_signing.signature_layers(image))))
+
+
+def _sorted_out(read: Sequence[Attached | TrustError | None]) -> Found:
+    attached = [one for one in read if isinstance(one, Attached)]
+    return Found(attached, [one for one in read if isinstance(one, TrustError)])
 
 
 async def referrers(registry: Registry, reference: Reference, digest: str) -> Sequence[Descriptor]:
@@ -208,7 +243,7 @@ async def _tagged_referrers(registry: Registry, at: Reference) -> Sequence[Descr
         index = await registry.manifest(at.at(at.digest.replace(":", "-")))
     except NotFound:
         return ()
-    assert index is not None  # noqa: S101
+    assert index is not None  # noqa: S101  (nothing was known before)
     if index.digest == at.digest:
         return ()  # some registries take the tag for another name of the subject itself
     return parse_index(index.data, what=f"referrers of {at.digest[:19]}")

@@ -122,7 +122,7 @@ class _Walk:
         )  # fmt: skip
         try:
             received = await self.registry.manifest(self.reference.at(listed.digest))
-            assert received is not None  # noqa: S101
+            assert received is not None  # noqa: S101  (nothing was known before)
         except (FormatError, TrustError, RegistryError) as error:
             return replace(plain, note=said(error))
         node = _node(received)

@@ -23,7 +23,7 @@ from margo_oci.errors import FormatError, TrustError
 from margo_oci.identity import Identity
 from margo_oci.keys import PublicKey
 from margo_oci.manifest import Manifest
-from margo_oci.signatures import Found, SignedBy, check
+from margo_oci.signatures import Found, SignedBy, check, each_once
 from margo_oci.trustpolicy import Authorities
 
 
@@ -142,23 +142,23 @@ def signers_of(subject: Descriptor, found: Found, policy: Policy, *, now: dateti
             "unsigned",
             f"{subject.digest} has no signature: pushed without a key, or its signature was removed on the way",
         )
-    signers: dict[str, SignedBy] = {}
+    counting: list[SignedBy] = []
     refused = list(found.refused)
     for one in found.attached:
         try:
-            signer = check(subject, one, policy.keys, policy.authorities, now=now)
-            signers.setdefault(signer.identity, signer)
+            counting.append(check(subject, one, policy.keys, policy.authorities, now=now))
         except TrustError as error:
             refused.append(error)
+    signers = each_once(counting)
     if not signers:
         raise min(refused, key=_rank)
     if len(signers) < policy.threshold:
-        names = ", ".join(one.name for one in signers.values())
+        names = ", ".join(one.name for one in signers)
         raise TrustError(
             "below-threshold",
             f"{subject.digest}: signed by {names}: {policy.threshold} of those who are trusted must sign",
         )
-    return tuple(signers.values())
+    return signers
 
 
 def _rank(error: TrustError) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import docker
 import requests
@@ -48,6 +49,24 @@ class Container:
     health: str
     exit_code: int
     restarts: int = 0
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, object]) -> "Container":
+        """Read what an engine answers about a container (Docker API, ContainerInspect). Raises EngineUnavailable."""
+        state, config = _object(attributes, "State"), _object(attributes, "Config")
+        labels = config.get("Labels") or {}
+        return cls(
+            id=str(attributes.get("Id", "")),
+            name=str(attributes.get("Name", "")).lstrip("/"),
+            deployment=labels.get(DEPLOYMENT_LABEL, ""),
+            component=labels.get(COMPONENT_LABEL, ""),
+            service=labels.get(_SERVICE_LABEL, ""),
+            project=labels.get(_PROJECT_LABEL, ""),
+            status=state.get("Status", ""),
+            health=_health(state),
+            exit_code=state.get("ExitCode", 0),
+            restarts=restarts if isinstance(restarts := attributes.get("RestartCount"), int) else 0,
+        )
 
     @property
     def ready(self) -> bool:
@@ -104,7 +123,7 @@ class Engine:
         label = f"{DEPLOYMENT_LABEL}={deployment}" if deployment else DEPLOYMENT_LABEL
         with self._talking("list containers"):
             listed = self.client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
-        return sorted((_container(one.attrs) for one in listed), key=lambda one: one.name)
+        return sorted((Container.of(one.attrs) for one in listed), key=lambda one: one.name)
 
     def projects(self, deployment: str) -> set[str]:
         """Return the Compose projects of a deployment of which anything is here: containers, or networks alone."""
@@ -191,24 +210,11 @@ def _refusal(answer: requests.Response) -> str:
         return answer.text[:400]
 
 
-def _container(attributes: Mapping[str, object]) -> Container:
-    state = attributes["State"]
-    config = attributes["Config"]
-    assert isinstance(state, dict)  # noqa: S101
-    assert isinstance(config, dict)  # noqa: S101
-    labels = config.get("Labels") or {}
-    return Container(
-        id=str(attributes["Id"]),
-        name=str(attributes["Name"]).lstrip("/"),
-        deployment=labels.get(DEPLOYMENT_LABEL, ""),
-        component=labels.get(COMPONENT_LABEL, ""),
-        service=labels.get(_SERVICE_LABEL, ""),
-        project=labels.get(_PROJECT_LABEL, ""),
-        status=state.get("Status", ""),
-        health=_health(state),
-        exit_code=state.get("ExitCode", 0),
-        restarts=restarts if isinstance(restarts := attributes.get("RestartCount"), int) else 0,
-    )
+def _object(attributes: Mapping[str, object], name: str) -> Mapping[str, Any]:
+    part = attributes.get(name)
+    if not isinstance(part, dict):
+        raise EngineUnavailable(f"engine: its answer about container {attributes.get('Id')!s:.20} has no {name}")
+    return part
 
 
 def _health(state: Mapping[str, object]) -> str:

@@ -109,7 +109,7 @@ class ByHead:
 
     source: Reference
     scopes: Sequence[str]
-    given: bytes
+    given: Root
     chain: Reference
     freshness: Freshness
     clock: Clock
@@ -186,10 +186,9 @@ class ByHead:
 
     def _with_root(self, record: Record) -> Record:
         """Begin with the root that was given; if it is another one than before, heads are forgotten."""
-        given = Root.from_bytes(self.given).content
-        if record.root and record.root.given == given:
+        if record.root and record.root.given == self.given.content:
             return record
-        return replace(record.forget_heads(), root=GivenRoot(given, self.given.decode(), ""))
+        return replace(record.forget_heads(), root=GivenRoot(self.given.content, self.given.data.decode(), ""))
 
     async def _unless_refused(self, registry: Registry, record: Record, save: Save) -> Record:
         try:
@@ -210,7 +209,7 @@ class ByHead:
 
     async def _newer_roots(self, registry: Registry, record: Record, save: Save) -> Record:
         """Follow the chain and save where it led. One that cannot be had now is looked for again in an hour."""
-        assert record.root is not None  # noqa: S101
+        assert record.root is not None  # noqa: S101  (_with_root saw to it)
         root, given = self._root(record), record.root.given
         try:
             reached = await newer_roots(registry, self.chain, root)

@@ -204,7 +204,7 @@ class Gatherer:
     async def _check_vendor(self, registry: Registry, at: Reference, judge: Judge) -> None:
         """Ask for the signature that the configuration wants of a component (format 6.13). Raises TrustError."""
         received = await registry.manifest(at)
-        assert received is not None  # noqa: S101
+        assert received is not None  # noqa: S101  (nothing was known before)
         await judge.signers(registry, at, Descriptor.of(received.data, received.media_type))
 
     async def _images(

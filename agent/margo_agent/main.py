@@ -27,8 +27,6 @@ from margo_oci.registry import Registry
 
 if TYPE_CHECKING:
     from margo_agent.reconcile import Reconciler
-    from margo_oci.transfer import Voucher
-    from margo_oci.trustconfig import Sources
 
 DEFAULT_CONFIG = "/etc/margo-agent/config.yaml"
 
@@ -249,7 +247,7 @@ def reconciler(config: AgentConfig) -> "Reconciler":
 
     gatherer = Gatherer(
         config=config,
-        trusted=load_trusted(config, system_clock(), _voucher),
+        trusted=load_trusted(config, system_clock()),
         registry=registry,
         store=Store(config.state_dir),
         record_file=record_file,
@@ -278,13 +276,6 @@ def reconciler(config: AgentConfig) -> "Reconciler":
         applier=applier,
         preview=lambda: Preview(generations=generations(), runtime=runtime(), registry=registry),
     )
-
-
-def _voucher(sources: "Sources") -> "Voucher":
-    """Return who checks identities: a process of its own, as what it imports is heavy."""
-    from margo_oci.keyless import voucher
-
-    return voucher(sources.trusted_root)
 
 
 def _engine_environment(engine: str) -> Mapping[str, str]:

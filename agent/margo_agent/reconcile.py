@@ -48,7 +48,7 @@ class Reconciler:
             fail_if_any_failed(report)
 
     def _once(self, record: Record, report: Report, offered: bytes) -> None:
-        same = record.known
+        before = record
         while True:
             desired = self._gather(record, report, offered)
             if desired is None:
@@ -61,7 +61,8 @@ class Reconciler:
                 report.deployments.clear()
                 record, offered = self.record_file.load(), b""
         if report.outcome != "waiting":
-            report.outcome = "unchanged" if same == report.digest else "applied"
+            kept = all(one.action == "keep" for one in report.deployments)
+            report.outcome = "unchanged" if kept and before.is_done(report.digest, report.counter) else "applied"
         fail_if_any_failed(report)
 
     def _gather(self, record: Record, report: Report, offered: bytes) -> Desired | None:

@@ -129,6 +129,11 @@ class Record:
         """The manifest digest of the state that was accepted last."""
         return self.accepted[self.current].digest if self.current in self.accepted else ""
 
+    def is_done(self, digest: str, counter: int) -> bool:
+        """Tell whether this very release was accepted last, and nothing is left to do for it."""
+        current = self.accepted.get(self.current)
+        return self.settled and current is not None and (current.digest, current.counter) == (digest, counter)
+
     @property
     def known(self) -> str:
         """What the registry is asked to leave out: the digest of a state, or of what carries its head, with which

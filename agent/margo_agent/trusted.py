@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from margo_agent.clock import Clock
@@ -11,9 +10,9 @@ from margo_agent.finding import ByHead, ByTag, Finder
 from margo_oci.carrier import TRUST_TAG
 from margo_oci.content import canonical_json, digest_of
 from margo_oci.errors import FormatError, TrustError
-from margo_oci.root import ROOT_LIMIT_BYTES, Root
-from margo_oci.transfer import Judge, Voucher
-from margo_oci.trustconfig import Sources
+from margo_oci.judging import load_judge, read_root
+from margo_oci.root import Root
+from margo_oci.transfer import Judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,38 +41,29 @@ def _digest(file: Path) -> str:
         return ""  # who needs it says that it is gone
 
 
-def load_trusted(config: AgentConfig, clock: Clock, voucher: Callable[[Sources], Voucher | None]) -> Trusted:
+def load_trusted(config: AgentConfig, clock: Clock) -> Trusted:
     """Read the keys, certificates or root that states are judged by; what components are judged by when one is met.
 
     Raises FormatError.
     """
 
-    def now() -> datetime:
-        return clock.now(None)
-
-    def judge(sources: Sources, name: str) -> Judge:
-        policy = sources.load(name)
-        return Judge(policy, now, voucher(sources) if policy.identities else None)
-
     def component_judge(name: str) -> Judge | None:
         sources = config.trust.component_sources(name)
-        return judge(sources, name) if sources else None
+        return load_judge(sources, name, lambda: clock.now(None)) if sources else None
 
     return Trusted(
-        finder=_by_head(config, clock) if config.trust.root else _by_tag(config, now, voucher),
+        finder=_by_head(config, config.trust.root, clock) if config.trust.root else _by_tag(config, clock),
         component_judge=component_judge,
     )
 
 
-def _by_tag(config: AgentConfig, now: Callable[[], datetime], voucher: Callable[[Sources], Voucher | None]) -> ByTag:
-    sources = config.trust.sources
-    policy = sources.load(config.source.name, scopes=config.scopes)
-    judge = Judge(policy, now, voucher(sources) if policy.identities else None)
-    return ByTag(config.source, judge, terms_of(policy.digest, config))
+def _by_tag(config: AgentConfig, clock: Clock) -> ByTag:
+    judge = load_judge(config.trust.sources, config.source.name, lambda: clock.now(None), scopes=config.scopes)
+    return ByTag(config.source, judge, terms_of(judge.policy.digest, config))
 
 
-def _by_head(config: AgentConfig, clock: Clock) -> ByHead:
-    given = _read_root(config.trust.root or Path())
+def _by_head(config: AgentConfig, root: Path, clock: Clock) -> ByHead:
+    given = _given(root)
     return ByHead(
         source=config.source,
         scopes=config.scopes,
@@ -81,17 +71,12 @@ def _by_head(config: AgentConfig, clock: Clock) -> ByHead:
         chain=config.trust.chain or config.source.at(TRUST_TAG),
         freshness=config.trust.freshness,
         clock=clock,
-        terms=terms_of(Root.from_bytes(given).content, config),
+        terms=terms_of(given.content, config),
     )
 
 
-def _read_root(file: Path) -> bytes:
+def _given(file: Path) -> Root:
     try:
-        with file.open("rb") as stream:
-            data = stream.read(ROOT_LIMIT_BYTES + 1)
-        Root.from_bytes(data)
-    except OSError as error:
-        raise FormatError(f"trust.root: {file}: {error.strerror}") from None
-    except TrustError as error:
-        raise FormatError(f"trust.root: {file}: {error}") from None
-    return data
+        return read_root(file)
+    except (FormatError, TrustError) as error:  # either way it is the configuration that is to be mended
+        raise FormatError(f"trust.root: {error}") from None

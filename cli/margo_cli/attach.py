@@ -6,12 +6,11 @@ from pathlib import Path
 
 import click
 
-from margo_cli.session import Session, reference_argument, say, with_session
+from margo_cli.session import Session, read_file, reference_argument, say, with_session
 from margo_cli.sign import subject_of
 from margo_cli.trusting import Signing, signing_options
 from margo_oci.attest import Attachment, Document, attach, attest
 from margo_oci.attestation import DOCUMENT_LIMIT_BYTES, TYPES, document_type
-from margo_oci.errors import FormatError
 from margo_oci.keys import Signer
 from margo_oci.reference import Reference
 from margo_oci.signing import Attacher
@@ -49,7 +48,8 @@ def attach_command(session: Session, reference: Reference, file: Path, type_name
     """
     if signing.forms.chain or not signing.forms.simple:
         raise click.UsageError("--cert-chain and --no-sig-tag are for releases: attestations are Sigstore bundles.")
-    document = Document(document_type(type_name), _read(file), file.name)
+    data = read_file(file, limit_bytes=DOCUMENT_LIMIT_BYTES)
+    document = Document(document_type(type_name), data, file.name)
     signer = signing.required() if signing.given else None
     made, warnings = asyncio.run(_attach(session, reference, document, signer))
     pinned = str(reference.at(made.digest))
@@ -81,11 +81,3 @@ async def _attach(
         warnings = [ONE_KEY] if await attacher.released_by(reference, subject, signer) else []
         warnings += [ONLY_TAG] if await attacher.only_simple(reference, subject) else []
         return await attest(attacher, reference, subject, document, signer), warnings
-
-
-def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(DOCUMENT_LIMIT_BYTES + 1)
-    except OSError as error:
-        raise FormatError(f"{file}: {error.strerror}") from None

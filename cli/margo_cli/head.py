@@ -18,7 +18,6 @@ from margo_cli.session import (
     F,
     Session,
     load_signer,
-    read_file,
     reference_argument,
     say,
     with_session,
@@ -28,6 +27,7 @@ from margo_oci.freshness import format_moment
 from margo_oci.head import Head, open_head
 from margo_oci.heads import read_head
 from margo_oci.issue import Behind, Issued, Issuer, what_is_behind
+from margo_oci.judging import read_root
 from margo_oci.reference import Reference, parse_reference
 from margo_oci.registry import Registry
 from margo_oci.root import Root
@@ -82,10 +82,10 @@ class Signing:
     def of(cls, root_file: Path, key_files: Sequence[Path], expires: timedelta, earlier: Sequence[Path]) -> "Signing":
         """Read the files. Raises FormatError, TrustError."""
         return cls(
-            Root.from_bytes(read_file(root_file)),
+            read_root(root_file),
             [load_signer(file) for file in key_files],
             expires,
-            [Root.from_bytes(read_file(file)) for file in earlier],
+            [read_root(file) for file in earlier],
         )
 
     def issuer(self, session: Session, registry: Registry, reference: Reference) -> Issuer:
@@ -188,7 +188,7 @@ def show(session: Session, reference: Reference, root_file: Path) -> None:
     Example:
       margo-oci head show registry.example/fleet/edge-17:latest --root root.json
     """
-    trusted = Root.from_bytes(read_file(root_file))
+    trusted = read_root(root_file)
 
     async def work(registry: Registry) -> tuple[Head, Behind]:
         carried = await read_head(registry, reference)

@@ -112,6 +112,8 @@ async def _push(
     async with session.registry(reference) as registry:
         async with Locker(registry, cache(), compose) as locker:
             locks = await locker.lock_all({str(document.file): document.deployment for document in documents})
+        for warning in sorted(locker.warnings):
+            say(f"warning: {warning}")
         layers: list[Layer] = [build_layer(*pair) for pair in zip(deployments, locks, strict=True)]
         if signer is None:
             current = await current_state(registry, reference)

@@ -22,6 +22,7 @@ from margo_cli.session import (
 from margo_oci.carrier import TRUST_TAG
 from margo_oci.errors import FormatError
 from margo_oci.freshness import format_moment, parse_moment
+from margo_oci.judging import read_root
 from margo_oci.reference import parse_reference
 from margo_oci.root import Root
 
@@ -120,7 +121,7 @@ def sign(file: Path, key_file: Path, previous: Path | None, output: str) -> None
     """
     from margo_oci.ceremony import add_signature, standing
 
-    before = Root.from_bytes(read_file(previous)) if previous else None
+    before = read_root(previous) if previous else None
     signed = add_signature(read_file(file), load_signer(key_file), previous=before)
     _replace(file, signed)
     _show(Session(output), file, standing(signed, previous=before))
@@ -141,7 +142,7 @@ def show(session: Session, place: str, previous: Path | None) -> None:
     from margo_oci.ceremony import read_roots, standing
 
     if "/" not in place or Path(place).exists():
-        before = Root.from_bytes(read_file(previous)) if previous else None
+        before = read_root(previous) if previous else None
         _show(session, Path(place), standing(read_file(Path(place)), previous=before), verbose=True)
         return
     reference = parse_reference(place, default_tag=TRUST_TAG)

@@ -240,11 +240,14 @@ def load_public_keys(files: Sequence[Path]) -> Sequence[PublicKey]:
     return [PublicKey.from_pem(read_file(file), name=file.name) for file in files]
 
 
-def read_file(file: Path) -> bytes:
-    """Return a key or root file, and no more of it than such a file can have. Raises FormatError."""
+def read_file(file: Path, *, limit_bytes: int = KEY_LIMIT_BYTES) -> bytes:
+    """Return a file, a key or root unless a limit says otherwise; of a longer one a byte too much.
+
+    Raises FormatError.
+    """
     try:
         with file.open("rb") as stream:
-            return stream.read(KEY_LIMIT_BYTES + 1)
+            return stream.read(limit_bytes + 1)
     except OSError as error:
         raise FormatError(f"{file}: {error.strerror}") from None
 

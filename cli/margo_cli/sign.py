@@ -57,7 +57,7 @@ def sign(session: Session, reference: Reference, signing: Signing, keyless: Keyl
             attacher = Attacher(registry, session.uploader(reference), lambda: datetime.now(UTC), signing.forms)
             if signer:
                 return subject, await attacher.sign(reference, subject, signer)
-            assert keyless is not None  # noqa: S101
+            assert keyless is not None  # noqa: S101  (else there is a signer)
             return subject, await attacher.sign_keyless(reference, subject, keyless.sign, keyless.judge)
 
     subject, made = asyncio.run(work())
@@ -99,14 +99,14 @@ def verify(session: Session, reference: Reference, trusting: Trusting, scopes: S
     async def work() -> tuple[Received, Judge | None, Sequence[SignedBy]]:
         async with session.registry(reference) as registry:
             received = await registry.manifest(reference)
-            assert received is not None  # noqa: S101
+            assert received is not None  # noqa: S101  (nothing was known before)
             if _is_state(received):
                 return received, trusting.judge(reference, scopes=scopes), ()
             if scopes:
                 raise TrustError(
                     "wrong-scope", f"{reference} is no desired state, so it has no scope: was the tag moved?"
                 )
-            judge = trusting.judge(reference, component=True)
+            judge = trusting.component_judge(reference)
             return received, None, await judge.signers(registry, reference.at(received.digest), subject_of(received))
 
     received, judge, signers = asyncio.run(work())

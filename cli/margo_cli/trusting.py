@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 
 import click
 
-from margo_cli.session import load_signer
+from margo_cli.session import load_signer, read_file
 from margo_oci.errors import FormatError
 from margo_oci.identity import Identity
-from margo_oci.keys import KEY_LIMIT_BYTES, PublicKey, Signer, Use
+from margo_oci.judging import load_judge, read_root
+from margo_oci.keys import PublicKey, Signer, Use
 from margo_oci.reference import Reference
 from margo_oci.signing import Forms
-from margo_oci.transfer import Judge, Voucher
+from margo_oci.transfer import Judge
 from margo_oci.trust import Policy
 from margo_oci.trustconfig import Sources, TrustConfig, load_trust_config
 
@@ -36,33 +37,29 @@ class Trusting:
         """Whether anybody was named."""
         return bool(self.config or self.sources.keys or self.sources.notary or self.sources.identities)
 
-    def judge(self, reference: Reference, *, scopes: Sequence[str] = (), component: bool = False) -> Judge:
-        """Return what judges signatures in the repository of `reference`. Raises FormatError."""
-        sources, policy = self.sources, None
-        if self.config:
-            scopes = scopes or (() if component else self.config.scopes)
-            found = self.config.component_sources(reference.name) if component else self.config.sources
-            if found is None:
-                raise FormatError(f"{reference.name}: no entry of trust.components fits this repository")
-            sources = found
-            policy = self._of_root(scopes) if self.config.mode == "head+release" and not component else None
-        policy = policy or sources.load(reference.name, scopes=scopes)
-        return Judge(policy, lambda: datetime.now(UTC), _voucher(sources) if policy.identities else None)
+    def judge(self, reference: Reference, *, scopes: Sequence[str] = ()) -> Judge:
+        """Return what judges states in the repository of `reference`. Raises FormatError, TrustError for a root."""
+        if self.config is None:
+            return load_judge(self.sources, reference.name, _now, scopes=scopes)
+        scopes = scopes or self.config.scopes
+        if self.config.root:
+            root = read_root(self.config.root)
+            return Judge(Policy(root.release_keys, scopes, root.releases.threshold), _now)
+        return load_judge(self.config.sources, reference.name, _now, scopes=scopes)
 
-    def _of_root(self, scopes: Sequence[str]) -> Policy:
-        from margo_oci.root import ROOT_LIMIT_BYTES, Root
+    def component_judge(self, reference: Reference) -> Judge:
+        """Return what judges anything else there: with a policy file, those whom it names for components.
 
-        assert self.config is not None  # noqa: S101
-        assert self.config.root is not None  # noqa: S101  (head+release has one)
-        with self.config.root.open("rb") as stream:
-            root = Root.from_bytes(stream.read(ROOT_LIMIT_BYTES + 1))
-        return Policy(root.release_keys, scopes, root.releases.threshold)
+        Raises FormatError.
+        """
+        sources = self.config.component_sources(reference.name) if self.config else self.sources
+        if sources is None:
+            raise FormatError(f"{reference.name}: no entry of trust.components fits this repository")
+        return load_judge(sources, reference.name, _now)
 
 
-def _voucher(sources: Sources) -> Voucher:
-    from margo_oci.keyless import voucher
-
-    return voucher(sources.trusted_root)
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def trust_options(command: F) -> F:
@@ -179,8 +176,7 @@ def signing_options(command: F) -> F:
 def _command_signer(command: str, key_file: Path, signer_input: str, use: Use) -> Signer:
     from margo_oci.signers import CommandSigner
 
-    with key_file.open("rb") as stream:
-        public = PublicKey.from_pem(stream.read(KEY_LIMIT_BYTES), name=key_file.name, use=use)
+    public = PublicKey.from_pem(read_file(key_file), name=key_file.name, use=use)
     try:
         words = shlex.split(command)
     except ValueError as error:

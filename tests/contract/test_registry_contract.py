@@ -25,7 +25,7 @@ from margo_oci.reference import Reference
 from margo_oci.registry import Access, Registry
 from margo_oci.signing import Attacher
 from margo_oci.store import Store
-from margo_oci.transfer import Judge, fetch, open_state, referrers, resolve, simple_signatures
+from margo_oci.transfer import Judge, fetch, open_state, referrers, resolve, simple_image, simple_signatures
 from margo_oci.trust import Policy
 from tests.contract.conftest import World
 from tests.unit.scenes import deployment, key, lock
@@ -232,8 +232,10 @@ class TestReferrers:
         assert ask(world, signers) == ["fleet", "stranger"]
         listed = ask(world, lambda registry: referrers(registry, world.reference, manifest.digest))
         assert [one.artifact_type for one in listed] == [BUNDLE_TYPE, BUNDLE_TYPE]
-        simple = ask(world, lambda registry: simple_signatures(registry, world.reference, manifest.digest))
-        assert len(simple) == 2
+        image = ask(world, lambda registry: simple_image(registry, world.reference, manifest.digest))
+        assert image
+        found = ask(world, lambda registry: simple_signatures(registry, world.reference, manifest.digest, image))
+        assert (len(found.attached), found.refused) == (2, [])
         tag = manifest.digest.replace(":", "-")
         index = ask(world, lambda registry: registry.manifest(world.reference.at(tag)))
         assert index

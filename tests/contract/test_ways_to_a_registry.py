@@ -368,7 +368,7 @@ registries:
                 assert received
                 first = registry.traffic.requests
                 assert await registry.manifest(config.source, known=received.digest) is None
-                return registry.traffic.requests - first, str(registry.mirror_faults)
+                return registry.traffic.requests - first, str(registry.mirrors.faults)
 
         requests, faults = asyncio.run(look())
         assert requests == 1

@@ -106,6 +106,18 @@ def test_a_component_that_is_not_there_is_named(site: Site) -> None:
     assert "does not have it" in error
 
 
+def test_push_warns_of_a_variable_that_nobody_sets(site: Site) -> None:
+    image = f"{site.registry.host}/images/web:1.0"
+    site.component("hello", "1.1.0", web(image, 18111, "    labels: {place: $PLACE}\n"))
+    site.deployment("hello", "1.1.0", GREETING="hello")
+    command = ("push", "states", site.state, "--key", "fleet.key", "--scope", "edge-17", *site.flags)
+    warned = site.oci(*command).err
+    assert "warning: states/hello.yaml: hello: component hello: variable PLACE: no parameter sets it" in warned
+    assert "pump" not in warned
+    site.deployment("hello", "1.1.0", GREETING="hello", PLACE="hall")
+    assert "warning" not in site.oci(*command).err
+
+
 def test_a_counter_must_rise(site: Site) -> None:
     site.push("--counter", "7")
     site.deployment("hello", GREETING="changed")

@@ -319,14 +319,15 @@ class Device:
     def _trusted(self) -> Trusted:
         finder: Finder
         if self.root:
+            given = Root.from_bytes(self.root)
             finder = ByHead(
                 source=SOURCE,
                 scopes=self.scopes,
-                given=self.root,
+                given=given,
                 chain=SOURCE.at("trust"),
                 freshness=self.freshness,
                 clock=self.clock,
-                terms=terms_of(Root.from_bytes(self.root).content, self._config()),
+                terms=terms_of(given.content, self._config()),
             )
         else:
             policy = Policy([] if self.identities else [self.key], self.scopes, identities=self.identities)

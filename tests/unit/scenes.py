@@ -2,6 +2,7 @@
 
 import functools
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -50,6 +51,19 @@ def component(name: str, **properties: Any) -> dict[str, Any]:
 def parameter(value: Any, pointer: str, *components: str) -> dict[str, Any]:
     """One parameter with one target."""
     return {"value": value, "targets": [{"pointer": pointer, "components": list(components or ("web",))}]}
+
+
+def changed(data: bytes, path: Sequence[str | int], value: Any) -> bytes:
+    """A JSON document with one value replaced, or taken out if it is `...`."""
+    raw = json.loads(data)
+    at = raw
+    for step in path[:-1]:
+        at = at[step]
+    if value is ...:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = value
+    return json.dumps(raw).encode()
 
 
 def as_yaml(value: Any) -> bytes:

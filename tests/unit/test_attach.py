@@ -17,7 +17,7 @@ from margo_oci.errors import FormatError, TrustError
 from margo_oci.keys import FileKey
 from margo_oci.manifest import IMAGE_MANIFEST, Manifest
 from margo_oci.registry import Access, Registry
-from margo_oci.signatures import SignedBy
+from margo_oci.signatures import Format, SignedBy
 from margo_oci.signing import Attacher, Forms
 from margo_oci.transfer import Judge, referrers
 from margo_oci.tree import NODE_LIMIT, Node, tree
@@ -63,8 +63,8 @@ class Desk:
             return self.ask(lambda registry: attach(self.attacher(registry), SOURCE, self.subject, document))
         return self.ask(lambda registry: attest(self.attacher(registry), SOURCE, self.subject, document, signer))
 
-    def sign(self, signer: FileKey, forms: Forms = Forms()) -> None:  # noqa: B008
-        self.ask(lambda registry: self.attacher(registry, forms).sign(SOURCE, self.subject, signer))
+    def sign(self, signer: FileKey, forms: Forms = Forms()) -> Sequence[Format]:  # noqa: B008
+        return self.ask(lambda registry: self.attacher(registry, forms).sign(SOURCE, self.subject, signer))
 
     def verify(self, *signers: FileKey, threshold: int = 1) -> Sequence[SignedBy]:
         judge = Judge(Policy([one.public for one in signers], threshold=threshold), lambda: NOON)

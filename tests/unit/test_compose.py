@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from margo_oci.compose import Compose, faults_of_template, find_compose, images_of, images_of_template
+from margo_oci.compose import (
+    Compose,
+    faults_of_template,
+    find_compose,
+    images_of,
+    images_of_template,
+    without_default,
+)
 from margo_oci.errors import ApplyError, FormatError
 
 
@@ -221,6 +228,18 @@ def test_a_fault_in_the_file_is_told_without_our_folders(tmp_path: Path) -> None
     with pytest.raises(FormatError) as refused:
         compose.model(tmp_path, project="p", variables={})
     assert str(refused.value) == "compose.yaml: compose config: compose.yaml: services.web.image must be a string"
+
+
+def test_what_nobody_set_is_read_from_the_words_of_compose(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text("services: {web: {image: x, labels: {a: $A, b: '${B:-$C}', d: '${D-}'}}}")
+    filled = Compose(find_compose(), {"PATH": "/usr/bin:/bin"}).filled(tmp_path, project="p", variables={"A": "1"})
+    assert filled.unset == {"C"}
+    assert filled.model["services"]["web"]["labels"] == {"a": "1", "b": "", "d": ""}
+
+
+def test_variables_without_a_default_are_seen_in_a_template() -> None:
+    found = without_default(model(labels=["$A ${B} ${C:-x} ${D:?x} ${E?x} ${F:+x} $$G $${H} ${I-${J}}"]))
+    assert found == {"A", "B", "D", "E", "J"}
 
 
 def test_hashes_are_read_service_by_service(tmp_path: Path) -> None:

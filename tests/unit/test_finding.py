@@ -265,6 +265,21 @@ def test_a_lost_release_key_is_replaced_without_touching_the_device(plant: Heade
     assert plant.device.once().outcome == "applied"
 
 
+def test_the_same_state_by_a_new_head_key_is_no_news(plant: HeadedPlant) -> None:
+    plant.rotate(head=Change(add=[key("head2").public], remove=["head"]))
+    plant.issue(signer="head2", version=1)
+    report = plant.device.once()
+    assert (report.outcome, report.head_version) == ("unchanged", 1)
+    assert [(one.action, one.state) for one in report.deployments] == [("keep", "installed")]
+
+
+def test_the_same_workloads_as_another_release_are_news(plant: HeadedPlant) -> None:
+    plant.release("a", 2)
+    report = plant.device.once()
+    assert (report.outcome, report.counter) == ("applied", 2)
+    assert [one.action for one in report.deployments] == ["keep"]
+
+
 def test_fast_forward_is_undone_by_a_new_head_key(plant: HeadedPlant) -> None:
     plant.issue(version=1_000_000)
     assert plant.device.once().head_version == 1_000_000

@@ -72,7 +72,7 @@ def apply(looks: Callable[[float], Sequence[Container]], *parts: Part) -> float:
     def sleep(pause_s: float) -> None:
         clock[0] += pause_s
 
-    runtime = Runtime(Noted((), {}), Watched(looks, clock), lambda host: Access(), lambda: clock[0], sleep)
+    runtime = Runtime(Noted((), {}), Watched(looks, clock), lambda host: Access(), lambda: clock[0], sleep, settle_s=0)
     runtime.apply(Generation(deployment=ID, revision=DIGEST, name="hello", parts=parts or [part()]))
     return clock[0]
 

@@ -185,7 +185,7 @@ def test_nothing_newer_and_nobody_to_ask_are_no_reason_to_stop(found: str) -> No
     lookout.check()
 
 
-def test_settling_notices_what_is_restarted_in_its_first_moments(plant: Plant) -> None:
+def test_5_5_settling_notices_what_is_restarted_in_its_first_moments(plant: Plant) -> None:
     plant.device.apply = replace(plant.device.apply, settle_s=10)
     running(plant, pump="a")
     plant.device.engine.nervous = {"b"}

@@ -9,7 +9,7 @@ import pytest
 
 from margo_oci.archive import Entry
 from margo_oci.component import component_reference
-from margo_oci.compose import Compose
+from margo_oci.compose import Compose, Filled, find_compose
 from margo_oci.content import digest_of
 from margo_oci.deployment import Deployment
 from margo_oci.desired_state import Lock
@@ -19,10 +19,11 @@ from margo_oci.package import build_component
 from margo_oci.registry import Access, Registry
 from margo_oci.store import Store
 from tests.simulators.registry import SimulatedRegistry
-from tests.unit.scenes import ID, OTHER_ID, component, deployment, parameter
+from tests.unit.scenes import ID, OTHER_ID, as_yaml, component, deployment, parameter
 
 HOST = "registry.example"
 SERVICES = {"web": {"image": f"{HOST}/web:${{TAG:-1}}"}, "debug": {"image": f"{HOST}/debug:1", "profiles": ["debug"]}}
+PLAIN = {"image": f"{HOST}/web:1"}
 
 
 class PaperCompose(Compose):
@@ -31,11 +32,11 @@ class PaperCompose(Compose):
     def template(self, folder: Path) -> dict[str, Any]:
         return {"services": dict(SERVICES)}
 
-    def model(self, folder: Path, *, project: str, variables: Mapping[str, str]) -> dict[str, Any]:
+    def filled(self, folder: Path, *, project: str, variables: Mapping[str, str]) -> Filled:
         services: dict[str, Any] = {"web": {"image": f"{HOST}/web:{variables.get('TAG', '1')}"}}
         if variables.get("COMPOSE_PROFILES") == "debug" or (folder / ".env").exists():
             services |= {"debug": SERVICES["debug"]}
-        return {"services": services}
+        return Filled({"services": services})
 
 
 @pytest.fixture
@@ -85,6 +86,49 @@ def test_what_the_archives_own_env_file_turns_on_is_locked_too(sim: SimulatedReg
     sim.put_blob("components/hello", built.layer)
     sim.put_manifest("components/hello", "1.0.0", built.manifest.data)
     assert images(sim, tmp_path, deployment()) == ["debug:1", "web:1"]
+
+
+def warnings(folder: Path, web: Mapping[str, Any], one: Deployment) -> Sequence[str]:
+    """What is said of a component with one service, by the real Compose."""
+    sim = SimulatedRegistry(host=HOST)
+    files = {"compose.yaml": as_yaml({"services": {"web": {**PLAIN, **web}}})}
+    built = build_component({name: Entry(name, data) for name, data in files.items()}, name="hello", version="1.0.0")
+    sim.put_blob("components/hello", built.layer)
+    sim.put_manifest("components/hello", "1.0.0", built.manifest.data)
+    sim.put_manifest("web", "1", b"web:1")
+
+    async def asked() -> Sequence[str]:
+        async with (
+            Registry(lambda _: Access(), transport_for=lambda _: sim.transport) as registry,
+            Locker(registry, Store(folder), lambda: Compose(find_compose(), {"PATH": "/usr/bin:/bin"})) as locker,
+        ):
+            await locker.lock_all({"hello.yaml": one})
+        return locker.warnings
+
+    return asyncio.run(asked())
+
+
+def test_a_variable_that_nobody_sets_and_without_a_default_is_told(tmp_path: Path) -> None:
+    greeted = deployment(parameters={"greeting": parameter("hi", "GREETING")})
+    web = {"environment": {"A": "${GREETING}", "B": "$PORT", "C": "${X:-1}", "D": "$$Y"}}
+    (warning,) = warnings(tmp_path, web, greeted)
+    assert warning == (
+        "hello.yaml: hello: component web: variable PORT: no parameter sets it, and it has no default in compose.yaml: "
+        "it will be empty"
+    )
+    both = deployment(parameters={"g": parameter("hi", "GREETING"), "p": parameter(80, "PORT")})
+    assert warnings(tmp_path, web, both) == []
+
+
+def test_a_default_that_is_a_variable_itself_is_told_too(tmp_path: Path) -> None:
+    (warning,) = warnings(tmp_path, {"environment": {"A": "${GREETING:-$NAME}"}}, deployment())
+    assert "variable NAME" in warning
+
+
+def test_a_variable_that_must_be_set_is_told_in_the_words_of_compose(tmp_path: Path) -> None:
+    (warning,) = warnings(tmp_path, {"environment": {"A": "${PORT:?a port is needed}"}}, deployment())
+    assert warning.startswith("hello.yaml: hello: component web: compose.yaml: ")
+    assert warning.endswith("required variable PORT is missing a value: a port is needed")
 
 
 def test_an_image_is_locked_to_the_digest_it_has_now(sim: SimulatedRegistry, tmp_path: Path) -> None:

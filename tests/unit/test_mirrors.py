@@ -11,8 +11,9 @@ import pytest
 from margo_oci.auth import Credentials
 from margo_oci.content import EMPTY_JSON, Descriptor, digest_of
 from margo_oci.errors import NotFound, RegistryError, TrustError
+from margo_oci.mirrors import MIRROR_PAUSE_S
 from margo_oci.reference import Reference
-from margo_oci.registry import MIRROR_PAUSE_S, Access, Registry
+from margo_oci.registry import Access, Registry
 from margo_oci.store import Store
 from margo_oci.transfer import pull_blob, referrers
 from tests.simulators.faults import answers, cut_after, ends_after, longer, says, silent, tampers, unreachable

@@ -517,7 +517,7 @@ def test_a_stop_does_not_wait_for_a_component_to_come_up(plant: Plant) -> None:
     stop_at(plant, "up pump")
     begun_s = plant.device.engine.clock.now_s
     report = plant.device.once()
-    assert "component pump: stopped on request: the next pass goes on from here" in report.message
+    assert "stopped on request: the next pass goes on from here" in report.message
     assert plant.device.engine.clock.now_s - begun_s < 1
     assert (plant.device.record.unsure, plant.device.record.failed) == ((id_of("pump"),), {})
     plant.device.stopping = False

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from margo_cli.login import logout
 from margo_cli.main import cli
-from margo_cli.session import Session, proxy_ca_files
+from margo_cli.session import Session, proxy_ca_files, read_file
 from margo_oci.access import Access
 from margo_oci.auth import Credentials
 from margo_oci.errors import FormatError
@@ -100,6 +100,13 @@ def test_logout_speaks_json(home: Path, capsys: pytest.CaptureFixture[str]) -> N
     for removed in (True, False):
         logout.main(["registry.example", "-o", "json"], standalone_mode=False)
         assert json.loads(capsys.readouterr().out) == {"host": "registry.example", "removed": removed}
+
+
+def test_of_a_file_no_more_is_read_than_shows_that_it_is_too_long(home: Path) -> None:
+    (home / "long").write_bytes(bytes(1000))
+    assert len(read_file(home / "long", limit_bytes=99)) == 100
+    with pytest.raises(FormatError, match="gone: No such file or directory"):
+        read_file(home / "gone")
 
 
 def test_the_history_of_a_digest_is_a_slip() -> None:

@@ -6,16 +6,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from margo_oci import simple_signing
+from margo_oci import notary, simple_signing
 from margo_oci.cosign import PAYLOAD_TYPE, RELEASE, STATEMENT_TYPE, bundle, pae, sign
 from margo_oci.desired_state import COUNTER, SCOPE, DesiredState
+from margo_oci.envelopes import JWS
 from margo_oci.errors import FormatError, TrustError
 from margo_oci.identity import Identity
 from margo_oci.keys import FileKey
 from margo_oci.manifest import Manifest
-from margo_oci.signatures import Attached, Found
+from margo_oci.signatures import Attached, Found, SignedBy
 from margo_oci.trust import Policy, Seen, TrustAnything, Verified, look_at, recall, signers_of
 from margo_oci.trust import verify as verify_found
+from tests.unit.chains import Certified, authorities, certify, chain, root, subject_name
 from tests.unit.scenes import DIGEST, OTHER_DIGEST, key, layer, state
 from tests.unit.scenes import SCOPE as OWN_SCOPE
 
@@ -252,6 +254,41 @@ def test_one_key_counts_once_whatever_formats_it_signed_in() -> None:
     )
     (by,) = signers_of(one.manifest.descriptor, both, Policy([key().public]), now=NOON)
     assert (by.name, by.format) == ("fleet", "simple-signing")
+
+
+def by_certificate(*signers: Certified) -> Sequence[SignedBy]:
+    """Who signed a state by certificates of the authority that is trusted, if it takes two."""
+    one = state().manifest
+    attached = [
+        Attached("notary", notary.sign(one.descriptor, signer.signer, chain(signer, root()), now=NOON), JWS)
+        for signer in signers
+    ]
+    return signers_of(one.descriptor, Found(attached), Policy(authorities=authorities(), threshold=2), now=NOON)
+
+
+def test_6_12_two_names_with_a_key_each_are_two_signers() -> None:
+    assert len(by_certificate(certify("ana", root()), certify("ben", root()))) == 2
+
+
+def test_6_12_two_certificates_of_one_name_are_one_signer() -> None:
+    named = [certify(key, root(), subject=subject_name(name)) for key, name in (("old", "Ana"), ("new", "ana "))]
+    with pytest.raises(TrustError, match=r"signed by CN=Ana,O=example.org,.*: 2 of those who are trusted must sign"):
+        by_certificate(*named)
+
+
+def test_6_12_two_certificates_for_one_key_are_one_signer() -> None:
+    both = [certify("shared", root(), subject=subject_name(name)) for name in ("ana", "ben")]
+    with pytest.raises(TrustError, match="2 of those who are trusted must sign"):
+        by_certificate(*both)
+
+
+def test_6_12_who_shares_a_name_with_one_and_a_key_with_another_is_one_with_both() -> None:
+    ana, ben = certify("a", root(), subject=subject_name("ana")), certify("b", root(), subject=subject_name("ben"))
+    between = certify("b", root(), subject=subject_name("ana"))
+    assert len(by_certificate(ana, ben)) == 2
+    with pytest.raises(TrustError, match="2 of those who are trusted must sign"):
+        by_certificate(ana, ben, between)
+    assert len(by_certificate(ana, ben, between, certify("c", root()))) == 2
 
 
 def test_a_simple_signature_over_something_else_was_moved() -> None:
