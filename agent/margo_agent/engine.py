@@ -25,6 +25,7 @@ SILENCE_S = PULL_STALL_S + 5  # after that the connection of a pull is closed, a
 LOG_LINES = 3
 _SERVICE_LABEL = "com.docker.compose.service"
 _PROJECT_LABEL = "com.docker.compose.project"
+_HASH_LABEL = "com.docker.compose.config-hash"
 
 
 class EngineUnavailable(Interrupted):
@@ -49,6 +50,8 @@ class Container:
     health: str
     exit_code: int
     restarts: int = 0
+    model_hash: str = ""  # of the model that Compose made it from
+    always_replaced: bool = False  # by Compose, whatever it was made from
 
     @classmethod
     def of(cls, attributes: Mapping[str, object]) -> "Container":
@@ -66,6 +69,8 @@ class Container:
             health=_health(state),
             exit_code=state.get("ExitCode", 0),
             restarts=restarts if isinstance(restarts := attributes.get("RestartCount"), int) else 0,
+            model_hash=labels.get(_HASH_LABEL, ""),
+            always_replaced=_says_names(attributes.get("NetworkSettings")),
         )
 
     @property
@@ -215,6 +220,12 @@ def _object(attributes: Mapping[str, object], name: str) -> Mapping[str, Any]:
     if not isinstance(part, dict):
         raise EngineUnavailable(f"engine: its answer about container {attributes.get('Id')!s:.20} has no {name}")
     return part
+
+
+def _says_names(settings: object) -> bool:
+    """Tell whether the engine gives a network's name for its id: then Compose takes each for another one (Podman 4)."""
+    networks = settings.get("Networks") if isinstance(settings, dict) else None
+    return any(isinstance(one, dict) and one.get("NetworkID") == name for name, one in (networks or {}).items())
 
 
 def _health(state: Mapping[str, object]) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -321,9 +322,18 @@ def test_a_pull_through_mirror_answers_when_the_registry_is_away(
             before = asyncio.run(all_of(place, ways))
             asked = [f"{one.method} {one.path}" for one in mirror.requests()]
             assert len(asked) == 3
+            await_copy(mirror, EMPTY_CONFIG.digest)
             home.stop()
             assert asyncio.run(all_of(place.at(before), ways)) == before
             assert asyncio.run(all_of(place, ways)) == before
+
+
+def await_copy(mirror: LocalRegistry, digest: str) -> None:
+    """Wait until a mirror has a blob: it keeps what it passes on in the background."""
+    deadline_s = time.monotonic() + 10
+    while not any(mirror.storage.rglob(f"_layers/sha256/{digest.removeprefix('sha256:')}/link")):
+        assert time.monotonic() < deadline_s, "the mirror keeps no copy"
+        time.sleep(0.02)
 
 
 async def all_of(place: Reference, ways: Mapping[str, Access]) -> str:

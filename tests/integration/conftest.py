@@ -1,20 +1,32 @@
 """Real parts, started once for all tests that ask for them."""
 
-import signal
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.parts.engine import Engine, chosen_engine
+from tests.parts.engine import Engine, chosen_engine, engine_names
 from tests.parts.images import Images
+from tests.parts.pid_namespace import CGROUP_VARIABLE
 from tests.parts.place import temporary_place
 from tests.parts.registry import LocalRegistry
 
 
-def pytest_configure() -> None:
-    """End on SIGTERM as on Ctrl-C: orderly, with everything stopped."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marks."""
+    config.addinivalue_line("markers", "each_engine: runs on Docker and on Podman, not on Docker alone")
+    config.addinivalue_line("markers", "not_on_podman(reason): what Podman 4 does not do")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for an engine on the first, on each if it is marked so, and all on each that MARGO_ENGINES has."""
+    if "engine" in metafunc.fixturenames:
+        marked = "MARGO_ENGINES" in os.environ or metafunc.definition.get_closest_marker("each_engine")
+        names = engine_names(os.environ)
+        metafunc.parametrize("engine", names if marked else names[:1], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +37,31 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def engine(place: Path) -> Iterator[Engine]:
-    """The engine that MARGO_ENGINE names, by default a private one."""
-    with chosen_engine(place / "engine") as engine:
+def engines(place: Path) -> Iterator[Callable[[str], Engine]]:
+    """Engines by name, each started when it is asked for and there until the end."""
+    with ExitStack() as started:
+
+        @cache
+        def engine(name: str) -> Engine:
+            return started.enter_context(chosen_engine(place / name, name))
+
         yield engine
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest, engines: Callable[[str], Engine]) -> Engine:
+    """An engine, as `pytest_generate_tests` says."""
+    if request.param == "podman" and CGROUP_VARIABLE not in os.environ:
+        pytest.skip("a private Podman changes the firewall: run this within tests/parts/isolated")
+    return engines(request.param)
+
+
+@pytest.fixture(autouse=True)
+def not_on_podman(request: pytest.FixtureRequest) -> None:
+    """Skip what Podman does not do."""
+    mark = request.node.get_closest_marker("not_on_podman")
+    if mark and request.node.callspec.params["engine"] == "podman":
+        pytest.skip(mark.kwargs["reason"])
 
 
 @pytest.fixture(scope="session")

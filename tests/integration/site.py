@@ -18,6 +18,7 @@ from tests.parts.engine import Engine
 from tests.parts.registry import LocalRegistry
 
 TIMEOUT_S = 120
+_FLEET: dict[str, bytes] = {}
 IDS = {name: f"00000000-0000-4000-8000-{number:012}" for number, name in enumerate(("hello", "pump", "job"), 1)}
 
 
@@ -53,7 +54,7 @@ class Site:
             "DOCKER_CONFIG": str(self.folder / "docker"),
             "LANG": "C.UTF-8",
         }
-        self.keygen("fleet")
+        self._take_fleet_key()
         self.configure()
 
     @property
@@ -95,6 +96,16 @@ class Site:
     def keygen(self, name: str) -> None:
         """Make a key pair."""
         self.oci("keygen", "--name", name, "--no-password")
+
+    def _take_fleet_key(self) -> None:
+        """Have the key pair that the first site of this session made: which one it is matters to no test."""
+        names = ("fleet.key", "fleet.pub")
+        if not _FLEET:
+            self.keygen("fleet")
+            _FLEET.update({name: (self.folder / name).read_bytes() for name in names})
+        for name in names:
+            (self.folder / name).touch(mode=0o600)
+            (self.folder / name).write_bytes(_FLEET[name])
 
     def configure(self, **more: str) -> None:
         """Write the agent's configuration; `more` are lines of it, or of the registry's part (`registry`)."""

@@ -26,14 +26,27 @@ from tests.parts.images import Images
 from tests.parts.registry import LocalRegistry
 
 
-@pytest.fixture
-def site(tmp_path: Path, plain_registry: LocalRegistry, engine: Engine, images: Images) -> Site:
-    """A site at a registry without TLS, with two components; nothing is published yet."""
-    site = Site(tmp_path, plain_registry, engine)
-    image = f"{plain_registry.host}/images/web:1.0"
+@pytest.fixture(scope="session")
+def image(plain_registry: LocalRegistry, images: Images) -> str:
+    """What the components run."""
     images.push("images/web", "1.0", web_recipe())
+    return f"{plain_registry.host}/images/web:1.0"
+
+
+@pytest.fixture(scope="session")
+def components(
+    tmp_path_factory: pytest.TempPathFactory, plain_registry: LocalRegistry, engine: Engine, image: str
+) -> None:
+    """Two components, pushed once."""
+    site = Site(tmp_path_factory.mktemp("components"), plain_registry, engine)
     site.component("hello", "1.0.0", web(image, 18111))
     site.component("pump", "1.0.0", web(image, 18112))
+
+
+@pytest.fixture
+def site(tmp_path: Path, plain_registry: LocalRegistry, engine: Engine, components: None) -> Site:
+    """A site at a registry without TLS, with two components; nothing is published yet."""
+    site = Site(tmp_path, plain_registry, engine)
     site.deployment("hello", GREETING="hello")
     site.deployment("pump", GREETING="pump")
     return site

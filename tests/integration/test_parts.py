@@ -112,6 +112,7 @@ def test_an_image_can_be_pushed_to_a_registry_with_a_login(engine: Engine, auth_
     assert digest.startswith("sha256:")
 
 
+@pytest.mark.each_engine
 def test_a_container_serves_its_greeting(start: StartContainer) -> None:
     container = start(web(version="7"))
     address = _published_address(container)
@@ -119,6 +120,7 @@ def test_a_container_serves_its_greeting(start: StartContainer) -> None:
     assert _eventually_get(f"{address}/version").text == "7\n"
 
 
+@pytest.mark.each_engine
 def test_a_container_stops_at_once(start: StartContainer) -> None:
     container = start(web())
     _eventually_get(_published_address(container))
@@ -127,12 +129,14 @@ def test_a_container_stops_at_once(start: StartContainer) -> None:
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.each_engine
 @pytest.mark.parametrize("health", ["healthy", "unhealthy"])
 def test_a_container_tells_its_health(start: StartContainer, health: str) -> None:
     container = start(web(health="healthy" if health == "healthy" else "unhealthy"))
     assert _eventually(lambda: _health(container), other_than="starting") == health
 
 
+@pytest.mark.each_engine
 def test_a_broken_container_exits_with_its_status(start: StartContainer) -> None:
     assert start(broken()).wait(timeout=10)["StatusCode"] == 3
 

@@ -17,6 +17,8 @@ from margo_oci.manifest import DOCKER_MANIFEST
 from margo_oci.registry import Access
 from tests.parts.engine import Engine as EnginePart
 
+pytestmark = pytest.mark.each_engine
+
 SIZE = 1_000_000
 LAYER = digest_of(b"a layer")
 

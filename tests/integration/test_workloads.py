@@ -11,6 +11,8 @@ from tests.parts.engine import Engine
 from tests.parts.images import Images
 from tests.parts.registry import LocalRegistry
 
+pytestmark = pytest.mark.each_engine
+
 
 @pytest.fixture(scope="session")
 def shell_image(engine: Engine, tls_registry: LocalRegistry) -> str:

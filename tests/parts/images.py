@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -62,10 +63,11 @@ def build_and_push(
         context = io.BytesIO(_context(recipe))
         _finish(engine.build(fileobj=context, custom_context=True, tag=f"{name}:{tag}", rm=True, decode=True))
         credentials = {"username": login[0], "password": login[1]} if login else None
-        _finish(engine.push(name, tag, stream=True, decode=True, auth_config=credentials))
-        known: list[str] = engine.inspect_image(f"{name}:{tag}")["RepoDigests"]  # type: ignore[no-untyped-call]
+        steps = _finish(engine.push(name, tag, stream=True, decode=True, auth_config=credentials))
         engine.remove_image(f"{name}:{tag}", force=True)
-    return next(one.partition("@")[2] for one in known if one.startswith(f"{name}@"))
+    # Not RepoDigests: Podman compresses as it pushes, and keeps the digest of what it had before.
+    told = (re.search(r"digest: (sha256:[0-9a-f]{64})", step.get("status", "")) for step in steps)
+    return next(match[1] for match in told if match)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 CGROUP_VARIABLE = "MARGO_PARTS_CGROUP"
 CGROUP_PREFIX = "margo-parts-"
+PODMAN_CGROUP = "libpod_parent"  # by its Docker API, Podman lets nobody choose another
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _CLONE_NEWPID = 0x20000000
 _PR_SET_PDEATHSIG = 1
@@ -24,7 +25,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 def main(command: list[str]) -> int:
     """Run the command; return its exit status, as a shell tells it."""
-    remove_cgroups(CGROUP_PREFIX + "*", older_than_s=60)
+    for pattern in (CGROUP_PREFIX + "*", PODMAN_CGROUP):
+        remove_cgroups(pattern, older_than_s=60)
     cgroup = CGROUP_PREFIX + secrets.token_hex(4)
     os.environ[CGROUP_VARIABLE] = cgroup
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
@@ -42,14 +44,10 @@ def remove_cgroups(pattern: str, *, older_than_s: float = 0) -> None:
     """Remove what a killed engine leaves behind. The kernel refuses to remove a cgroup in use."""
     root = Path("/sys/fs/cgroup")
     for found in [*root.glob(pattern), *root.glob(f"*/{pattern}")]:
-        with contextlib.suppress(OSError):
-            if time.time() - found.stat().st_mtime >= older_than_s:
-                _remove_tree(found)
-
-
-def _remove_tree(cgroup: Path) -> None:
-    for directory, _, _ in os.walk(cgroup, topdown=False):
-        Path(directory).rmdir()
+        for directory, _, _ in os.walk(found, topdown=False):
+            with contextlib.suppress(OSError):
+                if time.time() - Path(directory).stat().st_mtime >= older_than_s:
+                    Path(directory).rmdir()
 
 
 def _be_first(command: list[str]) -> NoReturn:
