@@ -119,6 +119,7 @@ class Site:
             "registries": f'{{"{self.registry.host}": {{{access}}}}}',
             "interval": "1s",
             "stateDir": "state",
+            "apply": "{settle: 0s}",
             **more,
         }
         (self.folder / "agent.yaml").write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
