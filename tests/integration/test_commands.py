@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,17 +37,19 @@ def image(plain_registry: LocalRegistry, images: Images) -> str:
 @pytest.fixture(scope="session")
 def components(
     tmp_path_factory: pytest.TempPathFactory, plain_registry: LocalRegistry, engine: Engine, image: str
-) -> None:
-    """Two components, pushed once."""
+) -> Path:
+    """The folder of two components, pushed once."""
     site = Site(tmp_path_factory.mktemp("components"), plain_registry, engine)
     site.component("hello", "1.0.0", web(image, 18111))
     site.component("pump", "1.0.0", web(image, 18112))
+    return site.folder / "components"
 
 
 @pytest.fixture
-def site(tmp_path: Path, plain_registry: LocalRegistry, engine: Engine, components: None) -> Site:
+def site(tmp_path: Path, plain_registry: LocalRegistry, engine: Engine, components: Path) -> Site:
     """A site at a registry without TLS, with two components; nothing is published yet."""
     site = Site(tmp_path, plain_registry, engine)
+    shutil.copytree(components, tmp_path / "components")
     site.deployment("hello", GREETING="hello")
     site.deployment("pump", GREETING="pump")
     return site
