@@ -3,7 +3,8 @@
 MargoError
 ├── FormatError      never will work as it is: mend the input
 ├── RegistryError    the registry or the network: try again later
-│   └── NotFound     the registry answers, but has no such thing
+│   ├── NotFound     the registry answers, but has no such thing
+│   └── TooSlow      next to nothing came for a minute
 ├── TrustError       refused: keep what runs, tell a person; `reason` is stable
 ├── ConflictError    somebody else published meanwhile: look, then publish again
 └── ApplyError       the engine could not do it: put the last good version back
@@ -46,6 +47,10 @@ class RegistryError(MargoError):
 
 class NotFound(RegistryError):  # noqa: N818  (the registry's own word for it)
     """The registry answered that it does not have this."""
+
+
+class TooSlow(RegistryError):  # noqa: N818  (a matter of the way there)
+    """Next to nothing came for a minute: what is here is gone on from later."""
 
 
 class TrustError(MargoError):

@@ -1,36 +1,102 @@
-"""Container images as a registry describes them: how many bytes a pull moves."""
+"""Container images as a registry describes them: which platform's, and what they are made of."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from margo_oci.content import is_digest, parse_json
+from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor, is_digest, parse_json
 from margo_oci.errors import FormatError, said
-from margo_oci.manifest import DOCKER_LIST, IMAGE_INDEX, Manifest
+from margo_oci.manifest import DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, Manifest
+from margo_oci.platforms import Platform
 from margo_oci.reference import Reference
-from margo_oci.registry import Registry
+from margo_oci.registry import Received, Registry
 
-# `uname -m` to what OCI image indexes say (image-spec v1.1, image-index.md, platform; Go's names)
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm"}
+INDEX_COUNT_LIMIT = 256
+LAYER_LIMIT_BYTES = 32 * 2**30  # one layer; what fits on the disk is summed before
+_OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+_LAYERS = {f"{kind}{suffix}" for kind, suffixes in {
+    _OCI_LAYER: ("", "+gzip", "+zstd"), _DOCKER_LAYER: ("", ".gzip", ".zstd"),
+}.items() for suffix in suffixes}  # fmt: skip
 
 
-async def image_bytes(registry: Registry, reference: Reference, *, machine: str) -> int:
-    """Return the compressed size of an image for `machine` (`uname -m`). Raises FormatError, RegistryError."""
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """One platform's image, as it was read; its layers are still to come. `diff_ids` name them unpacked."""
+
+    reference: Reference
+    manifest: Descriptor
+    manifest_data: bytes
+    config: Descriptor
+    config_data: bytes
+    layers: Sequence[Descriptor]
+    diff_ids: Sequence[str]
+
+    @property
+    def is_zstd(self) -> bool:
+        """Whether an engine must know zstd to unpack it."""
+        return any(layer.media_type.endswith("zstd") for layer in self.layers)
+
+
+async def read_image(registry: Registry, reference: Reference, platform: Platform) -> Image:
+    """Return what the image at `reference` is made of on `platform`, checked by digest (image-spec v1.1).
+
+    Raises FormatError if it has nothing for the platform or breaks a rule, RegistryError, TrustError.
+    """
+    what = str(reference)
+    received = await _received(registry, reference)
+    if received.media_type in (IMAGE_INDEX, DOCKER_LIST):
+        digest = _for_platform(parse_json(received.data, what=what), platform, what)
+        received = await _received(registry, reference.at(digest))
+    manifest = Manifest.from_bytes(received.data, what=what)
+    for number, layer in enumerate(manifest.layers):
+        if layer.media_type not in _LAYERS:
+            raise FormatError(f"{what}: layers[{number}].mediaType: {said(layer.media_type)} is no layer of an image")
+    data = await registry.small_blob(reference, manifest.config, limit_bytes=MANIFEST_LIMIT_BYTES)
+    return Image(
+        reference=reference,
+        manifest=Descriptor.of(received.data, _media_type(received)),
+        manifest_data=received.data,
+        config=manifest.config,
+        config_data=data,
+        layers=manifest.layers,
+        diff_ids=_diff_ids(parse_json(data, what=f"{what}: config"), len(manifest.layers), platform, what),
+    )
+
+
+async def _received(registry: Registry, reference: Reference) -> Received:
     received = await registry.manifest(reference)
     assert received is not None  # noqa: S101  (nothing was known before)
-    if received.media_type in (IMAGE_INDEX, DOCKER_LIST):
-        digest = _for_machine(parse_json(received.data, what=str(reference)), machine, str(reference))
-        received = await registry.manifest(reference.at(digest))
-        assert received is not None  # noqa: S101  (nothing was known before)
-    manifest = Manifest.from_bytes(received.data, what=str(reference))
-    return manifest.config.size + sum(layer.size for layer in manifest.layers)
+    return received
 
 
-def _for_machine(index: dict[str, Any], machine: str, what: str) -> str:
-    wanted = ARCHITECTURES.get(machine, machine)
+def _media_type(received: Received) -> str:
+    """Return what a manifest says it is: the registry's word for it is only for those that do not say."""
+    said_type = parse_json(received.data, what="manifest").get("mediaType", received.media_type)
+    return DOCKER_MANIFEST if said_type == DOCKER_MANIFEST else IMAGE_MANIFEST
+
+
+def _for_platform(index: Mapping[str, Any], platform: Platform, what: str) -> str:
     manifests = index.get("manifests")
-    for one in manifests if isinstance(manifests, list) else ():
-        platform = one.get("platform") if isinstance(one, dict) else None
-        if isinstance(platform, dict) and platform.get("os") == "linux" and platform.get("architecture") == wanted:
-            if not is_digest(digest := str(one.get("digest"))):
-                raise FormatError(f"{what}: the index names {said(digest)!r} for linux/{wanted}: sha256:… is expected")
-            return digest
-    raise FormatError(f"{what}: no image for linux/{wanted}")
+    listed = manifests if isinstance(manifests, list) else []
+    if len(listed) > INDEX_COUNT_LIMIT:
+        raise FormatError(f"{what}: {len(listed)} entries, at most {INDEX_COUNT_LIMIT} are read")
+    entries = [one for one in listed if isinstance(one, dict)]
+    ranks = [(rank, one) for one in entries if (rank := platform.rank(one.get("platform"))) is not None]
+    if not ranks:
+        raise FormatError(f"{what}: no image for {platform}")
+    best = max(ranks, key=lambda found: found[0])[1]
+    if not is_digest(digest := str(best.get("digest"))):
+        raise FormatError(f"{what}: the index names {said(digest)!r} for {platform}: sha256:… is expected")
+    return digest
+
+
+def _diff_ids(config: Mapping[str, Any], count: int, platform: Platform, what: str) -> Sequence[str]:
+    if platform.rank(config) is None:
+        its = said(f"{config.get('os')}/{config.get('architecture')}")
+        raise FormatError(f"{what}: it is for {its}, this device is {platform}")
+    rootfs = config.get("rootfs")
+    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    if not isinstance(diff_ids, list) or len(diff_ids) != count or not all(is_digest(one) for one in diff_ids):
+        raise FormatError(f"{what}: config: rootfs.diff_ids: the digests of {count} layers are expected")
+    return tuple(diff_ids)

@@ -19,6 +19,7 @@ from margo_oci.access import Access as Access  # whoever reads says how: both ar
 from margo_oci.access import proxy_words, remedied
 from margo_oci.answers import next_page, retry_after_s
 from margo_oci.auth import TOKEN_LIMIT_BYTES, Challenge, Token, TokenRequest, token_of
+from margo_oci.bulk import BulkTransport
 from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor, Verifier, check, digest_of, is_digest, parse_json
 from margo_oci.errors import NotFound, RegistryError, TrustError, said, shown
 from margo_oci.grants import Grants
@@ -31,6 +32,7 @@ from margo_oci.manifest import (
     parse_index,
 )
 from margo_oci.mirrors import Mirrors
+from margo_oci.pace import Pace
 from margo_oci.reference import Reference
 
 CONNECT_TIMEOUT_S = 10.0
@@ -40,6 +42,8 @@ CONNECTION_LIMIT = 16  # HTTP/1.1 only: over HTTP/2 one connection carries every
 REDIRECT_LIMIT = 5
 PAGE_LIMIT = 100
 PAGE_LIMIT_BYTES = 1024 * 1024
+LARGE_BYTES = 4 * 1024 * 1024  # from there on a blob gets a connection of its own
+_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "margo-oci"}
 _MANIFESTS = ", ".join((IMAGE_MANIFEST, IMAGE_INDEX, DOCKER_MANIFEST, DOCKER_LIST))
 
 
@@ -67,16 +71,19 @@ TransportFor = Callable[[str], httpx2.AsyncBaseTransport]
 class Registry:
     """Reads from registries. Use as `async with`; `access` says how a host is reached.
 
-    `mirrors` are asked first, where `access` names any.
+    `mirrors` are asked first, where `access` names any. Blobs come at the `pace`; manifests and all that is small as
+    fast as they can.
     """
 
     access: Callable[[str], Access]
     transport_for: TransportFor | None = None
     traffic: Traffic = field(default_factory=Traffic)
+    pace: Pace = field(default_factory=Pace)
     monotonic_s: Callable[[], float] = time.monotonic
     mirrors: Mirrors = field(init=False)
     _grants: Grants = field(init=False, repr=False)
     _clients: dict[str, httpx2.AsyncClient] = field(default_factory=dict)
+    _bulk_clients: dict[str, httpx2.AsyncClient] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.mirrors = Mirrors(self.access, self.monotonic_s)
@@ -91,9 +98,10 @@ class Registry:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for client in self._clients.values():
+        for client in (*self._clients.values(), *self._bulk_clients.values()):
             await client.aclose()
         self._clients.clear()
+        self._bulk_clients.clear()
 
     async def manifest(
         self, reference: Reference, *, known: str = "", limit_bytes: int = MANIFEST_LIMIT_BYTES
@@ -148,13 +156,14 @@ class Registry:
     ) -> AsyncIterator["Body"]:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         try:
-            async with self._get(reference, f"blobs/{descriptor.digest}", headers) as response:
+            large = descriptor.size - offset >= LARGE_BYTES
+            async with self._get(reference, f"blobs/{descriptor.digest}", headers, large=large) as response:
                 partial = response.status_code == httpx2.codes.PARTIAL_CONTENT
                 if partial and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
                     raise RegistryError(
                         f"GET {shown(response.url)}: the registry sent another range than was asked for"
                     )
-                chunks = self._chunks(response)
+                chunks = self._paced(response)
                 from_start = not (partial and offset)
                 checked = _checked(chunks, descriptor) if from_start and reference != home else chunks
                 yield Body(offset if partial else 0, checked)
@@ -242,12 +251,12 @@ class Registry:
 
     @asynccontextmanager
     async def _get(
-        self, reference: Reference, path: str, headers: dict[str, str], *, method: str = "GET"
+        self, reference: Reference, path: str, headers: dict[str, str], *, method: str = "GET", large: bool = False
     ) -> AsyncIterator[httpx2.Response]:
         address = urljoin(self._base(reference), path)
         what = f"{method} {shown(address)}"
         try:
-            async with self._follow(method, httpx2.URL(address), headers, home=reference) as response:
+            async with self._follow(method, httpx2.URL(address), headers, home=reference, large=large) as response:
                 await self._raise_for(response, reference, what)
                 yield response
         except httpx2.TimeoutException:
@@ -259,12 +268,12 @@ class Registry:
 
     @asynccontextmanager
     async def _follow(
-        self, method: str, url: httpx2.URL, headers: dict[str, str], *, home: Reference
+        self, method: str, url: httpx2.URL, headers: dict[str, str], *, home: Reference, large: bool
     ) -> AsyncIterator[httpx2.Response]:
         """Send, and follow redirects; credentials stay with the host they were given for."""
         for _ in range(REDIRECT_LIMIT):
             at_home = url.netloc == httpx2.URL(f"{url.scheme}://{home.host}").netloc
-            response = await self._send(method, url, headers, home if at_home else None)
+            response = await self._send(method, url, headers, home if at_home else None, large=large)
             try:
                 if not response.has_redirect_location:
                     yield response
@@ -275,19 +284,21 @@ class Registry:
         raise RegistryError(f"{method} {shown(url)}: more than {REDIRECT_LIMIT} redirects")
 
     async def _send(
-        self, method: str, url: httpx2.URL, headers: dict[str, str], home: Reference | None
+        self, method: str, url: httpx2.URL, headers: dict[str, str], home: Reference | None, *, large: bool
     ) -> httpx2.Response:
         """Send one request; answer a 401 once, with what was given for this host."""
         if not home:
-            return await self._exchange(method, url, headers, url.netloc.decode())
+            return await self._exchange(method, url, headers, url.netloc.decode(), large=large)
         sent = await self._grants.header(home)
-        response = await self._exchange(method, url, headers | sent, home.host)
+        response = await self._exchange(method, url, headers | sent, home.host, large=large)
         if response.status_code != httpx2.codes.UNAUTHORIZED:
             return response
         await response.aclose()
         challenge = Challenge.parse(*response.headers.get_list("WWW-Authenticate"))
         granted = await self._grants.header(home, challenge, refused=sent)
-        return await self._exchange(method, url, headers | granted, home.host) if granted else response
+        if not granted:
+            return response
+        return await self._exchange(method, url, headers | granted, home.host, large=large)
 
     async def _token(self, asked: TokenRequest) -> Token | None:
         """Ask a token service; None if it does not accept who asks."""
@@ -305,9 +316,16 @@ class Registry:
             await answer.aclose()
 
     async def _exchange(
-        self, method: str, url: httpx2.URL, headers: dict[str, str], host: str, body: bytes = b""
+        self,
+        method: str,
+        url: httpx2.URL,
+        headers: dict[str, str],
+        host: str,
+        body: bytes = b"",
+        *,
+        large: bool = False,
     ) -> httpx2.Response:
-        client = self._client(host)
+        client = self._bulk_client(host) if large else self._client(host)
         self.traffic.requests += 1
         return await client.send(client.build_request(method, url, headers=headers, content=body or None), stream=True)
 
@@ -324,8 +342,9 @@ class Registry:
     async def leave(self, *, but: Reference) -> None:
         """Close connections to all hosts but that of `but` and its mirrors: redirects may have led to ever new ones."""
         kept = {but.host, *(mirror.host for mirror in self.access(but.host).mirrors)}
-        for host in [host for host in self._clients if host not in kept]:
-            await self._clients.pop(host).aclose()
+        for clients in (self._clients, self._bulk_clients):
+            for host in [host for host in clients if host not in kept]:
+                await clients.pop(host).aclose()
 
     def _client(self, host: str) -> httpx2.AsyncClient:
         if host not in self._clients:
@@ -338,10 +357,26 @@ class Registry:
                 http2=not access.plain_http,
                 timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=None),
                 limits=httpx2.Limits(max_connections=CONNECTION_LIMIT, keepalive_expiry=KEEPALIVE_S),
-                headers={"Accept-Encoding": "identity", "User-Agent": "margo-oci"},
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # a loop would carry them for years
+                headers=_HEADERS,
+                cookies=_no_cookies(),
             )
         return self._clients[host]
+
+    def _bulk_client(self, host: str) -> httpx2.AsyncClient:
+        """Return what large bodies come by. What goes through a proxy comes as everything else."""
+        if self.transport_for or self._proxy(host):
+            return self._client(host)
+        if host not in self._bulk_clients:
+            access = self.access(host)
+            tls = None if access.plain_http else access.tls()
+            self._bulk_clients[host] = httpx2.AsyncClient(
+                transport=BulkTransport(tls, CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+                trust_env=False,
+                timeout=None,
+                headers=_HEADERS,
+                cookies=_no_cookies(),
+            )
+        return self._bulk_clients[host]
 
     def _proxy_transport(self, access: Access, host: str) -> httpx2.Proxy | None:
         url = self._proxy(host)
@@ -358,6 +393,12 @@ class Registry:
             raise RegistryError(f"GET {shown(response.url)}: compressed on the way, which was not asked for")
         async for chunk in response.aiter_raw():
             self.traffic.bytes_in += len(chunk)
+            yield chunk
+
+    async def _paced(self, response: httpx2.Response) -> AsyncIterator[bytes]:
+        body = self.pace.body(f"GET {shown(response.url)}")
+        async for chunk in self._chunks(response):
+            await body.take(len(chunk))
             yield chunk
 
     async def _read(self, response: httpx2.Response, limit_bytes: int) -> bytes:
@@ -391,6 +432,10 @@ class Registry:
             return f"the right {challenge.scope} is missing: ask for it, or log in as somebody who has it"
         words = "these credentials are not accepted" if known else "no credentials"
         return f"{words}: log in with `margo-oci login {reference.host}`"
+
+
+def _no_cookies() -> CookieJar:
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # a loop would carry them for years
 
 
 class _RangeError(RegistryError):

@@ -14,6 +14,8 @@ from margo_oci.archive import Entry
 from margo_oci.content import Descriptor, Verifier, check, digest_of
 from margo_oci.errors import TrustError
 
+PIECE_BYTES = 256 * 1024
+
 
 class Store:
     """Blobs under `root/blobs/sha256`, unfinished ones under `root/ingest`."""
@@ -32,6 +34,31 @@ class Store:
             return self.path(descriptor).stat().st_size == descriptor.size
         except FileNotFoundError:
             return False
+
+    def missing_bytes(self, descriptor: Descriptor) -> int:
+        """Return how much of the blob still has to come."""
+        if self.has(descriptor):
+            return 0
+        part = self._part(descriptor)
+        here = part.stat().st_size if part.exists() else 0
+        return descriptor.size - here if here < descriptor.size else descriptor.size
+
+    def pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
+        """Yield the blob piece by piece. Raises TrustError, at its end, if it went bad on the disk, and drops it."""
+        verifier = Verifier(descriptor)
+        try:
+            with self.path(descriptor).open("rb") as file:
+                while piece := file.read(PIECE_BYTES):
+                    yield verifier.feed(piece)
+            verifier.finish()
+        except TrustError:
+            self.drop(descriptor)
+            raise
+
+    def drop(self, descriptor: Descriptor) -> None:
+        """Remove a blob, and what came of it."""
+        self.path(descriptor).unlink(missing_ok=True)
+        self._part(descriptor).unlink(missing_ok=True)
 
     def has_part(self, descriptor: Descriptor) -> bool:
         """Tell whether an earlier attempt left something to go on from."""

@@ -1,14 +1,15 @@
 """Where registry, trust and store meet: resolve, verify, fetch. Used by devices and operators alike."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from margo_oci import envelopes, notary, simple_signing
 from margo_oci.content import BLOB_LIMIT_BYTES, SIGNATURE_LIMIT_BYTES, Descriptor, digest_of
 from margo_oci.cosign import PREDICATE_TYPE, RELEASE, is_keyless
-from margo_oci.errors import FormatError, NotFound, RegistryError, TrustError
+from margo_oci.errors import FormatError, NotFound, RegistryError, TooSlow, TrustError
 from margo_oci.identity import Identity
 from margo_oci.manifest import Manifest, kind_of, parse_index
 from margo_oci.reference import Reference
@@ -20,6 +21,7 @@ from margo_oci.trust import Policy, Seen, TrustAnything, Verified, look_at, sign
 SIGNATURE_COUNT_LIMIT = 16
 FETCHES_AT_ONCE = 100  # over HTTP/2, what registries allow as streams at once; over HTTP/1.1 connections are the limit
 BLOB_ATTEMPTS = 3
+PROGRESS_BYTES = 64 * 1024  # an attempt that brought so much was none in vain
 PAUSE_LIMIT_S = 5.0
 
 
@@ -284,29 +286,29 @@ async def fetch(
     """
     layers = list({layer.digest: layer for layer in verified.state.manifest.layers}.values())
     missing = [layer for layer in layers if not store.has(layer)]
-    gate = asyncio.Semaphore(FETCHES_AT_ONCE)
 
     async def one(layer: Descriptor) -> None:
-        async with gate:
-            await pull_blob(registry, reference, layer, store, sleep=sleep)
-            progress(layer)
+        await pull_blob(registry, reference, layer, store, sleep=sleep)
+        progress(layer)
 
-    await _all([one(layer) for layer in missing])
+    await side_by_side([one(layer) for layer in missing])
     return Fetched(len(missing), len(layers) - len(missing))
 
 
-async def _all(coroutines: Sequence[Awaitable[None]]) -> None:
-    """Run side by side; the first error ends the others and is the one that is raised."""
+async def side_by_side(coroutines: Sequence[Coroutine[Any, Any, None]], *, at_once: int = FETCHES_AT_ONCE) -> None:
+    """Run so many `at_once`; the first error ends the others and is the one that is raised."""
+    gate = asyncio.Semaphore(at_once)
     try:
         async with asyncio.TaskGroup() as group:
             for coroutine in coroutines:
-                group.create_task(_awaited(coroutine))
+                group.create_task(_gated(coroutine, gate))
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
 
 
-async def _awaited(awaitable: Awaitable[None]) -> None:
-    await awaitable
+async def _gated(coroutine: Coroutine[Any, Any, None], gate: asyncio.Semaphore) -> None:
+    async with gate:
+        await coroutine
 
 
 async def pull_blob(
@@ -316,17 +318,19 @@ async def pull_blob(
     store: Store,
     *,
     sleep: Sleep = asyncio.sleep,
+    limit_bytes: int = BLOB_LIMIT_BYTES,
 ) -> None:
     """Bring one blob into the store, going on where an earlier attempt ended.
 
-    Raises RegistryError after BLOB_ATTEMPTS, TrustError `digest-mismatch` for content that is wrong from its start.
+    Raises RegistryError after BLOB_ATTEMPTS in a row that brought next to nothing, TrustError `digest-mismatch` for
+    content that is wrong from its start.
     """
-    if descriptor.size > BLOB_LIMIT_BYTES:
-        raise TrustError(
-            "too-large", f"{descriptor.digest}: {descriptor.size} bytes, at most {BLOB_LIMIT_BYTES} are read"
-        )
-    for attempts_left in reversed(range(BLOB_ATTEMPTS)):
-        resumed = store.has_part(descriptor)
+    if descriptor.size > limit_bytes:
+        raise TrustError("too-large", f"{descriptor.digest}: {descriptor.size} bytes, at most {limit_bytes} are read")
+    attempts_left = BLOB_ATTEMPTS
+    while attempts_left:
+        attempts_left -= 1
+        resumed, missing_bytes = store.has_part(descriptor), store.missing_bytes(descriptor)
         try:
             return await _receive(registry, reference, descriptor, store)
         except TrustError:
@@ -335,6 +339,9 @@ async def pull_blob(
         except NotFound:
             raise
         except RegistryError as error:
+            came_bytes = missing_bytes - store.missing_bytes(descriptor)
+            if came_bytes >= PROGRESS_BYTES and not isinstance(error, TooSlow):
+                attempts_left = BLOB_ATTEMPTS - 1
             if not attempts_left:
                 raise
             await sleep(min(error.retry_after_s or 0.1 * 2 ** (BLOB_ATTEMPTS - attempts_left), PAUSE_LIMIT_S))

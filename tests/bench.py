@@ -12,13 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import docker
 
 from examples.images.build import build_all
 from tests.parts.engine import chosen_engine
 from tests.parts.link import SlowLink
+from tests.parts.oci_image import Layer, digest, push_image
 from tests.parts.place import temporary_place
 from tests.parts.registry import LocalRegistry
 
@@ -29,6 +32,8 @@ COUNT = 200
 RUNS = 3
 DELAY_S = 0.020
 PASSES = 200
+IMAGE_MIB = 500
+LIMITED_MIB_S = 40
 
 ORAS_PULL = """
 import sys, time, logging; logging.disable(logging.CRITICAL)
@@ -54,6 +59,28 @@ Policy, Registry, fetch  # loaded before the clock starts, as oras is
 start_s = time.monotonic()
 asyncio.run(pull())
 print(time.monotonic() - start_s)
+"""
+OUR_LAYER = """
+import sys, time, asyncio
+from pathlib import Path
+from margo_oci import Access, Descriptor, Registry, Store, parse_reference
+from margo_oci.transfer import pull_blob
+host, digest, size, folder, ca = sys.argv[1:]
+def resident_mib():
+    return next(int(one.split()[1]) for one in open("/proc/self/status") if one.startswith("VmRSS")) / 1024
+async def pull():
+    layer, reference = Descriptor(media_type="a/b", digest=digest, size=int(size)), parse_reference(f"{host}/bench/big")
+    async with Registry(lambda _: Access(ca_file=Path(ca))) as registry:
+        await registry.ping(host)
+        before_mib, start_s = resident_mib(), time.monotonic()
+        work = asyncio.ensure_future(pull_blob(registry, reference, layer, Store(Path(folder)), limit_bytes=2**40))
+        most_mib = before_mib
+        while not work.done():
+            await asyncio.wait({work}, timeout=0.02)
+            most_mib = max(most_mib, resident_mib())
+        work.result()
+        print(time.monotonic() - start_s, most_mib - before_mib)
+asyncio.run(pull())
 """
 ORAS_PUSH = """
 import sys, os, logging; logging.disable(logging.CRITICAL)
@@ -91,6 +118,7 @@ class Bench:
         self.environment = environment
         self.ca = str(registry.ca_file)
         self.rows: list[Row] = []
+        self.grown_mib: dict[str, float] = {}
 
     def run(self, *command: str, cache: str = "cache") -> str:
         """Run a command; return what it printed."""
@@ -184,16 +212,87 @@ class Bench:
 
         self.compare("nothing new", link, {"margo-oci": ours, "skopeo": skopeo})
 
-    def skopeo(self, reference: str, to: str) -> None:
-        """Run skopeo copy."""
-        self.run("skopeo", "copy", "--quiet", "--src-cert-dir", str(self.place / "certs"), f"docker://{reference}", to)
+    def large(self, host: str, link: str, blob: tuple[str, int]) -> None:
+        """One large layer onto the disk, and the image it is of into the engine."""
 
-    def agent_config(self, host: str, name: str, trust: str = "{keys: [fleet.pub]}") -> Path:
-        """Write the configuration of a device that follows fleet/idle over `host`."""
+        def layer(_: int) -> float:
+            folder = str(self.fresh("layer"))
+            seconds, mib = self.run(
+                sys.executable, "-c", OUR_LAYER, host, blob[0], str(blob[1]), folder, self.ca
+            ).split()
+            self.grew(f"a layer, {link}", float(mib))
+            return float(seconds)
+
+        def skopeo_layer(_: int) -> None:
+            folder = self.fresh("skopeo-layer")
+            folder.mkdir()
+            self.skopeo(f"{host}/bench/big:1", f"dir:{folder}")
+
+        config = self.agent_config(host, f"large-{len(self.rows)}.yaml", source="fleet/large")
+
+        def image(_: int) -> float:
+            self.forget_image()
+            shutil.rmtree(self.place / f"state-{_slug(config.name)}", ignore_errors=True)
+            seconds, mib = self.watched(str(PROGRAMS / "margo-agent"), "once", "--config", str(config), "-o", "json")
+            self.grew(f"an image, {link}", mib)
+            return seconds
+
+        def skopeo_image(_: int) -> None:
+            self.forget_image()
+            daemon = ["--dest-daemon-host", self.environment["DOCKER_HOST"]]
+            self.skopeo(f"{host}/bench/big:1", "docker-daemon:bench/big:1", *daemon)
+
+        what = f"{IMAGE_MIB} MiB"
+        self.compare(f"a layer of {what}", link, {"margo-oci": layer, "skopeo": skopeo_layer})
+        self.compare(f"an image of {what}, into the engine", link, {"margo-oci": image, "skopeo": skopeo_image})
+
+    def grew(self, what: str, mib: float) -> None:
+        """Note how much memory something took besides; the most counts."""
+        self.grown_mib[what] = max(self.grown_mib.get(what, 0.0), mib)
+
+    def watched(self, *command: str) -> tuple[float, float]:
+        """Run a pass; return the seconds until its images were there, and how many MiB it grew while they came."""
+        first_mib = most_mib = 0.0
+        with subprocess.Popen(
+            command, cwd=self.place, env=dict(self.environment), stdout=subprocess.PIPE, text=True
+        ) as once:
+            assert once.stdout
+            while once.poll() is None:
+                if first_mib or _large_part_in(self.place):
+                    most_mib = max(most_mib, resident_mib(once.pid))
+                    first_mib = first_mib or most_mib
+                time.sleep(0.02)
+            report = json.loads(once.stdout.read())
+        if report["outcome"] != "applied":
+            raise RuntimeError(str(report))
+        return sum(report["seconds"][step] for step in ("resolve", "verify", "fetch", "prepare")), most_mib - first_mib
+
+    def forget_image(self) -> None:
+        """Remove the large image, and what runs of it, from the engine."""
+        with closing(docker.DockerClient(base_url=self.environment["DOCKER_HOST"], timeout=300)) as client:
+            for container in client.containers.list(all=True):
+                container.remove(force=True)
+            for image in client.images.list():
+                if any("bench/big" in tag for tag in image.tags):
+                    client.images.remove(str(image.id), force=True)
+
+    def skopeo(self, reference: str, to: str, *more: str) -> None:
+        """Run skopeo copy."""
+        self.run(
+            "skopeo", "copy", "--quiet", "--src-cert-dir", str(self.place / "certs"), f"docker://{reference}", to, *more
+        )
+
+    def agent_config(
+        self, host: str, name: str, trust: str = "{keys: [fleet.pub]}", source: str = "fleet/idle"
+    ) -> Path:
+        """Write the configuration of a device that follows `source` over `host`, and has all else over it as well."""
         config = self.place / name
-        hosts = ", ".join(f'"{one}": {{caFile: "{self.ca}"}}' for one in {host, self.registry.host})
+        access = dict.fromkeys((host, self.registry.host), f'caFile: "{self.ca}"')
+        if host != self.registry.host:
+            access[self.registry.host] += f', mirrors: ["{host}"]'
+        hosts = ", ".join(f'"{one}": {{{how}}}' for one, how in access.items())
         config.write_text(
-            f"device: edge-17\nsource: {host}/fleet/idle:latest\nscopes: [edge-17]\ntrust: {trust}\n"
+            f"device: edge-17\nsource: {host}/{source}:latest\nscopes: [edge-17]\ntrust: {trust}\n"
             f"registries: {{{hosts}}}\ninterval: 1h\nstateDir: state-{_slug(name)}\n"
         )
         return config
@@ -241,12 +340,12 @@ def _slug(link: str) -> str:
 
 
 def resident_mib(pid: int) -> float:
-    """Return VmRSS of a process."""
+    """Return VmRSS of a process; one that just ended has none."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+    return int(next((line for line in lines if line.startswith("VmRSS")), "VmRSS: 0 kB").split()[1]) / 1024
 
 
-def write_states(folder: Path, host: str, count: int) -> None:
+def write_states(folder: Path, host: str, count: int, component: str = "hello") -> None:
     """Write documents of about 1.5 kB that all use one component."""
     folder.mkdir(exist_ok=True)
     padding = "\n".join(f"    # {'note ' * 12}{line}" for line in range(14))
@@ -254,10 +353,30 @@ def write_states(folder: Path, host: str, count: int) -> None:
         (folder / f"d{number:03}.yaml").write_text(
             f"id: 00000000-0000-4000-8000-{number:012}\nmetadata: {{name: d{number:03}, namespace: bench}}\n"
             "spec:\n  applicationId: bench\n  deploymentProfile:\n    type: compose\n    components:\n"
-            f"      - {{name: hello, properties: {{repository: 'oci://{host}/components/hello', revision: 1.0.0}}}}\n"
+            f"      - name: {component}\n        properties:\n"
+            f"          {{repository: 'oci://{host}/components/{component}', revision: 1.0.0}}\n"
             f"  parameters:\n{padding}\n    greeting:\n      value: one\n"
-            "      targets: [{pointer: GREETING, components: [hello]}]\n"
+            f"      targets: [{{pointer: GREETING, components: [{component}]}}]\n"
         )
+
+
+def publish_large(bench: Bench) -> tuple[str, int]:
+    """Push an image with one large layer and a state that runs it; return the layer's digest and size."""
+    host = bench.registry.host
+    layer = Layer.random(IMAGE_MIB * 2**20, "large")
+    push_image(bench.registry, "bench/big", "1", [layer, Layer.base()])
+    (bench.place / "large").mkdir()
+    (bench.place / "large" / "compose.yaml").write_text(
+        f"services:\n  big:\n    image: {host}/bench/big:1\n    network_mode: none\n"
+    )
+    bench.oci("component", "push", "large", f"{host}/components/large:1.0.0")
+    write_states(bench.place / "large-state", host, 1, component="large")
+    bench.oci("push", "large-state", f"{host}/fleet/large", "--key", "fleet.key", "--scope", "edge-17")
+    return digest(layer.data), len(layer.data)
+
+
+def _large_part_in(place: Path) -> bool:
+    return any(file.stat().st_size > 2**20 for file in place.glob("state-large-*/ingest/*"))
 
 
 @contextmanager
@@ -346,6 +465,16 @@ def memories(bench: Bench) -> str:
     return "\n".join(lines)
 
 
+def larges(bench: Bench, registry: tuple[str, int]) -> str:
+    """Measure one large layer and image, direct and over a limited link, and say how much memory that took."""
+    blob = publish_large(bench)
+    bench.large(bench.registry.host, "direct", blob)
+    with SlowLink(*registry, DELAY_S, LIMITED_MIB_S * 2**20) as limited:
+        bench.large(limited.host, f"40 ms, {LIMITED_MIB_S} MiB a second", blob)
+    grown = ", ".join(f"{mib:.1f} MiB for {what}" for what, mib in bench.grown_mib.items())
+    return f"While {IMAGE_MIB} MiB come, a process grows by {grown}."
+
+
 def main() -> None:
     """Measure, print, and write docs/benchmarks.md with its plot."""
     with scene() as bench, SlowLink("127.0.0.1", int(bench.registry.host.rpartition(":")[2]), DELAY_S) as slow:
@@ -354,7 +483,7 @@ def main() -> None:
             bench.pulls(host, link)
             bench.pushes(host, link)
             bench.unchanged(host, link)
-        memory = memories(bench)
+        memory = f"{memories(bench)}\n\n{larges(bench, slow.target)}"
     print(f"\n{table(bench.rows)}\n\n{memory}")
     plot(bench.rows, DOCUMENTS / "benchmarks.svg")
     (DOCUMENTS / "benchmarks.md").write_text(PAGE.format(table=table(bench.rows), memory=memory, runs=RUNS))
@@ -380,7 +509,8 @@ What is compared: `margo-oci pull` (it also verifies the signature and every byt
 and keeps layers it has, and into a folder (`dir:`), one after the other. "The transfer alone" leaves out starting
 Python and loading modules, on both sides.
 `margo-oci push` also resolves and locks what the deployments lead to, and signs. "Nothing new" is a whole
-`margo-agent once`.
+`margo-agent once`. The large layer goes into a file (`dir:` for skopeo), the large image through `margo-agent once`
+until the engine has it, and with skopeo into the same engine (`docker-daemon:`).
 """
 
 

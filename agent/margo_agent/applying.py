@@ -1,6 +1,6 @@
 """The second half of a pass: plan, prepare, apply, record; each deployment for itself, or the state as a whole."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 from margo_agent.crew import Crew
@@ -88,17 +88,18 @@ class Applier:
 
     def _prepare(self, steps: Sequence[Step], work: Work, report: Report) -> None:
         """Have everything on this device, images too, before anything that runs is touched."""
+        changing = {step.deployment for step in steps if step.action != "keep"}
         for step in steps:
             if step.action in ("install", "update"):
                 self.crew.stepper.runtime.go_on()
-                work.ready[step.deployment] = self._ready(step.deployment, work, report)
+                work.ready[step.deployment] = self._ready(step.deployment, changing, work, report)
 
-    def _ready(self, deployment: str, work: Work, report: Report) -> Ready:
+    def _ready(self, deployment: str, changing: Set[str], work: Work, report: Report) -> Ready:
         try:
             if fault := work.needs.faults.get(deployment):
                 raise Unmet(fault)
             generation = prepare(self.generations, work.desired, deployment)
-            report.images_pulled += self.crew.stepper.runtime.pull_missing(generation)
+            report.brought(self.crew.stepper.runtime.pull_missing(generation, changing))
         except Interrupted:
             raise
         except ApplyError as error:

@@ -1,7 +1,7 @@
-"""The one door to the container engine (Docker or Podman, through the Docker API): it looks and it pulls."""
+"""The one door to the container engine (Docker or Podman, through the Docker API): it looks, and it takes images."""
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,20 +9,21 @@ from typing import Any
 
 import docker
 import requests
-from docker import auth
 from docker.errors import DockerException, ImageNotFound, StreamParseError
 from docker.utils.json_stream import json_stream
 
+from margo_agent.beside import Line, read_beside
 from margo_agent.generation import project_name
 from margo_agent.interrupted import Interrupted
-from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL
-from margo_agent.pulling import PULL_STALL_S, Line, read_beside
-from margo_oci.auth import Credentials
-from margo_oci.errors import ApplyError
+from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL, DEVICE_LABEL
+from margo_agent.unready import PullFailed as PullFailed
+from margo_oci.errors import said
+from margo_oci.platforms import Platform
 
 TIMEOUT_S = 120
-SILENCE_S = PULL_STALL_S + 5  # after that the connection of a pull is closed, and the engine stops
+LOAD_SILENCE_S = 1800.0  # unpacking a large layer on a slow disk says nothing for minutes
 LOG_LINES = 3
+DOCKER_WITH_ZSTD = 23
 _SERVICE_LABEL = "com.docker.compose.service"
 _PROJECT_LABEL = "com.docker.compose.project"
 _HASH_LABEL = "com.docker.compose.config-hash"
@@ -30,10 +31,6 @@ _HASH_LABEL = "com.docker.compose.config-hash"
 
 class EngineUnavailable(Interrupted):
     """The engine does not answer: nothing can be done now, and the workload is not to blame."""
-
-
-class PullFailed(ApplyError):  # noqa: N818  (this workload cannot be brought up now; another pass may)
-    """The engine could not get an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +86,30 @@ class Container:
         return "is unhealthy" if self.health == "unhealthy" else ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """What the engine says about its machine; `root` is where it keeps images, if that is a folder here."""
+
+    platform: Platform
+    memory_bytes: int = 0
+    cpus: int = 0
+    root: Path | None = None
+    runtimes: Sequence[str] = ()
+    knows_zstd: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A port of the machine that a container holds, and whose container it is."""
+
+    container: str
+    device: str
+    deployment: str
+    port: int
+    protocol: str
+    address: str
+
+
 def find_engine(configured: str, environment: Mapping[str, str]) -> str:
     """Return the engine's address: configured, DOCKER_HOST, or the first socket that is there."""
     if configured or environment.get("DOCKER_HOST"):
@@ -105,11 +126,11 @@ def find_engine(configured: str, environment: Mapping[str, str]) -> str:
 
 
 class Engine:
-    """Looks at containers and images, and pulls images by digest."""
+    """Looks at containers and images, and takes images."""
 
-    def __init__(self, address: str, *, silence_s: float = SILENCE_S) -> None:
+    def __init__(self, address: str) -> None:
         self.address = address
-        self.silence_s = silence_s
+        self._facts: list[EngineFacts] = []
         with self._talking("connect"):
             self.client = docker.DockerClient(base_url=address, timeout=TIMEOUT_S)
         self.ping()
@@ -139,7 +160,7 @@ class Engine:
         return found | {container.project for container in self.containers(deployment)}
 
     def has_image(self, image: str) -> bool:
-        """Tell whether `image` (name@digest) is here."""
+        """Tell whether `image` is here."""
         with self._talking("look for an image"):
             try:
                 self.client.images.get(image)
@@ -147,47 +168,80 @@ class Engine:
                 return False
             return True
 
-    def pull(self, image: str, credentials: Credentials | None) -> Generator[Line, None, None]:
-        """Pull `image` (name@digest), of which the engine checks the digest; close it to give up.
+    def facts(self) -> EngineFacts:
+        """Return what the engine says about its machine; asked once."""
+        if not self._facts:
+            with self._talking("ask what it is"):
+                self._facts.append(_facts(self.client.info(), self.client.version(), local=self.is_local))
+        return self._facts[0]
 
-        Yields what the engine says, and an empty line when it says nothing for a moment. Raises PullFailed with
-        the engine's words.
+    @property
+    def is_local(self) -> bool:
+        """Whether the engine's machine is this one."""
+        return self.address.startswith("unix:")
+
+    def layers_of(self, image: str) -> Sequence[str]:
+        """Return the layers of an image, lowest first, by the digest they have unpacked; none if it is not here."""
+        with self._talking("look at an image"):
+            try:
+                found = self.client.api.inspect_image(image)  # type: ignore[no-untyped-call]
+            except ImageNotFound:
+                return ()
+        return tuple((found.get("RootFS") or {}).get("Layers") or ())
+
+    def layer_chains(self) -> Sequence[Sequence[str]]:
+        """Return the layers of each image that is here: what begins with the same ones shares them."""
+        with self._talking("list images"):
+            listed = self.client.api.images()
+        return [chain for one in listed if (chain := self.layers_of(str(one["Id"])))]
+
+    def published(self) -> Sequence[Published]:
+        """Return the ports of this machine that containers hold."""
+        with self._talking("list containers"):
+            listed = self.client.api.containers()
+        return [
+            Published(
+                container=str((one.get("Names") or ["?"])[0]).lstrip("/"),
+                device=str((one.get("Labels") or {}).get(DEVICE_LABEL, "")),
+                deployment=str((one.get("Labels") or {}).get(DEPLOYMENT_LABEL, "")),
+                port=int(port["PublicPort"]),
+                protocol=str(port.get("Type", "tcp")),
+                address=str(port.get("IP", "")),
+            )
+            for one in listed
+            for port in one.get("Ports") or ()
+            if port.get("PublicPort")
+        ]
+
+    def load(self, pieces: Callable[[], Iterator[bytes]], what: str) -> Iterator[Line]:
+        """Hand an archive of an image over; close it to give up.
+
+        Yields what the engine says, and an empty line when it says nothing for a moment. Raises PullFailed with the
+        engine's words, and what `pieces` raises.
         """
-        with self._talking(f"pull {image}"):
-            for line in read_beside(lambda: self._lines(image, credentials)):
+        with self._talking(what):
+            for line in read_beside(lambda: self._lines(pieces, what)):
                 if "error" in line:
-                    raise PullFailed(f"pull {image}: {line['error']!s:.400}")
+                    raise PullFailed(f"{what}: {said(line['error'])}")
                 yield line
 
-    def _lines(self, image: str, credentials: Credentials | None) -> Generator[Line, None, None]:
-        name, _, digest = image.partition("@")
-        # Not api.pull: it keeps the answer to itself, and then nobody can close it.
+    def _lines(self, pieces: Callable[[], Iterator[bytes]], what: str) -> Generator[Line, None, None]:
+        # Not api.load_image: it reads no generator, and keeps the answer to itself, so that nobody can close it.
         with self.client.api.post(
-            f"{self.client.api.base_url}/v{self.client.api.api_version}/images/create",
-            params={"fromImage": name, "tag": digest},
-            headers=self._login(name, credentials),
+            f"{self.client.api.base_url}/v{self.client.api.api_version}/images/load",
+            data=pieces(),
+            params={"quiet": "0"},
+            headers={"Content-Type": "application/x-tar"},
             stream=True,
-            timeout=self.silence_s,
+            timeout=LOAD_SILENCE_S,
         ) as answer:
-            if not answer.ok:  # the engine answers; what it says is the registry's fault
-                raise PullFailed(f"pull {image}: {_refusal(answer)}")
+            if not answer.ok:
+                raise PullFailed(f"{what}: {said(_refusal(answer))}")
             try:
                 for line in json_stream(answer.iter_content(chunk_size=None)):
                     yield line if isinstance(line, dict) else {}
             except StreamParseError as error:
-                raise PullFailed(f"pull {image}: {_words(error)}") from None
-
-    def _login(self, name: str, credentials: Credentials | None) -> Mapping[str, bytes]:
-        login: bytes | None
-        if credentials:
-            login = auth.encode_header(
-                {"identitytoken": credentials.identity_token}
-                if credentials.identity_token
-                else {"username": credentials.username, "password": credentials.password}
-            )
-        else:
-            login = auth.get_config_header(self.client.api, auth.resolve_repository_name(name)[0])
-        return {"X-Registry-Auth": login} if login else {}
+                raise PullFailed(f"{what}: {said(_words(error))}") from None
 
     def last_words(self, container: Container) -> str:
         """Return the last lines a container wrote."""
@@ -226,6 +280,20 @@ def _says_names(settings: object) -> bool:
     """Tell whether the engine gives a network's name for its id: then Compose takes each for another one (Podman 4)."""
     networks = settings.get("Networks") if isinstance(settings, dict) else None
     return any(isinstance(one, dict) and one.get("NetworkID") == name for name, one in (networks or {}).items())
+
+
+def _facts(info: Mapping[str, Any], version: Mapping[str, Any], *, local: bool) -> EngineFacts:
+    root = Path(str(info.get("DockerRootDir") or ""))
+    podman = any("Podman" in str(one.get("Name")) for one in version.get("Components") or ())
+    major = str(version.get("Version") or "").partition(".")[0]
+    return EngineFacts(
+        platform=Platform.of(str(info.get("Architecture") or "")),
+        memory_bytes=int(info.get("MemTotal") or 0),
+        cpus=int(info.get("NCPU") or 0),
+        root=root if local and root.is_absolute() and root.is_dir() else None,
+        runtimes=tuple(info.get("Runtimes") or ()),
+        knows_zstd=podman or not major.isdecimal() or int(major) >= DOCKER_WITH_ZSTD,
+    )
 
 
 def _health(state: Mapping[str, object]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from margo_agent.pins import check_pin
 from margo_agent.record import Failure, Record, RecordFile
 from margo_agent.report import Report
 from margo_agent.standing import name_of
+from margo_agent.survey import Survey, locks_of
 from margo_agent.trusted import Trusted
 from margo_oci.component import component_reference, fetch_archive
 from margo_oci.compose import images_of
@@ -59,6 +61,7 @@ class Gatherer:
     store: Store
     record_file: RecordFile
     generations: Callable[[], Generations]
+    survey: Survey
     sleep: Sleep = asyncio.sleep
 
     def gather(self, record: Record, report: Report, *, accept: bool, offered: bytes = b"") -> Desired | None:
@@ -83,10 +86,11 @@ class Gatherer:
 
     def newest(self) -> str:
         """Return the digest of the state that is meant now, verified but not accepted; "" if that cannot be told."""
-        try:
-            return asyncio.run(self._in_time(self._newest()))
-        except MargoError:
-            return ""
+        with ThreadPoolExecutor(1) as apart:  # whoever asks may be in the middle of something asynchronous
+            try:
+                return apart.submit(lambda: asyncio.run(self._in_time(self._newest()))).result()
+            except MargoError:
+                return ""
 
     async def _newest(self) -> str:
         async with self.registry() as registry:
@@ -120,6 +124,10 @@ class Gatherer:
     ) -> Desired:
         manifest = verified.state.manifest  # kept: it says which layers are needed for as long as this state is
         self.store.add(manifest.descriptor, manifest.data)
+        layers = verified.state.layers
+        known = {one.revision for one in record.installed.values()} | {one.revision for one in record.failed.values()}
+        new = [layer for layer in layers if revision_of(layer) not in known]
+        await self.survey.check(registry, layers, locks_of(new))
         fetched = await fetch(verified, registry, self.config.source, self.store, sleep=self.sleep)
         report.fetched, report.reused = fetched.fetched, fetched.reused
         desired = self._read(verified, record)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from margo_agent.model import pinned, sealed, self_contained
+from margo_agent.model import by_digest, local_name, pinned, sealed, self_contained
 from margo_oci.compose import Compose, faults_of_template
 from margo_oci.content import canonical_json
 from margo_oci.deployment import Component, Deployment
@@ -28,12 +28,15 @@ PARTS = "parts"  # a folder of their own: a component may have any name
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One component of a generation, ready to be applied; `variables` hold its secrets."""
+    """One component of a generation, ready to be applied; `variables` hold its secrets.
+
+    `images` leads from what the model calls an image to where it comes from by digest.
+    """
 
     name: str
     project: str
     file: Path
-    images: Sequence[str]
+    images: Mapping[str, str]
     wait: bool
     timeout_s: float
     variables: Mapping[str, str]
@@ -49,9 +52,9 @@ class Generation:
     parts: Sequence[Part]
 
     @property
-    def images(self) -> Sequence[str]:
-        """All its images, each as name@digest."""
-        return sorted({image for part in self.parts for image in part.images})
+    def images(self) -> Mapping[str, str]:
+        """All its images: what the models call them, to where each comes from (`name@digest`)."""
+        return dict(sorted((name, reference) for part in self.parts for name, reference in part.images.items()))
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,12 @@ class Generations:
         """Make the folder for a deployment, or find it. Raises ApplyError if Compose refuses the model."""
         folder = self._folder(placed.deployment.id, placed.revision)
         try:
-            return self.open(placed.deployment.id, placed.revision)
-        except ApplyError:  # not there yet, or gone bad on the disk
-            shutil.rmtree(folder, ignore_errors=True)
+            found = self.open(placed.deployment.id, placed.revision)
+            if all(name != reference for name, reference in found.images.items()):
+                return found
+        except ApplyError:
+            pass
+        shutil.rmtree(folder, ignore_errors=True)  # not there yet, gone bad on the disk, or made by an older agent
         beside = folder.with_name(f".{folder.name}.new")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -103,7 +109,7 @@ class Generations:
         folder = self._folder(deployment, revision)
         try:
             raw = json.loads((folder / "generation.json").read_bytes())
-            parts = [Part(**{**part, "file": folder / PARTS / part["file"]}) for part in raw["parts"]]
+            parts = [_read_part(part, folder / PARTS) for part in raw["parts"]]
             return Generation(deployment=deployment, revision=revision, name=raw["name"], parts=parts)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ApplyError(
@@ -140,8 +146,10 @@ class Generations:
                 deployment.environment(component.name),
             )
             model = self.model(digest, project=project, variables=variables)
+            used = [service.get("image", "") for service in model["services"].values()]
             model = pinned(model, locked, device=self.device, deployment=deployment.id, component=component.name)
             model = sealed(model, archive=str(self._component(digest)), private=str(self.root))
+            images = {local_name(one): one for one in (by_digest(image, locked) for image in used)}
             ready = self_contained(model, variables, read=lambda path: Path(path).read_bytes())
         except FormatError as error:
             raise ApplyError(f"component {component.name}: {error}") from None
@@ -151,7 +159,7 @@ class Generations:
             name=component.name,
             project=project,
             file=file,
-            images=sorted({service["image"] for service in model["services"].values()}),
+            images=images,
             wait=component.wait,
             timeout_s=component.timeout_s,
             variables=ready.secrets,
@@ -162,6 +170,13 @@ class Generations:
 
     def _folder(self, deployment: str, revision: str) -> Path:
         return self.root / "deployments" / deployment / _name(revision)
+
+
+def _read_part(raw: Mapping[str, Any], folder: Path) -> Part:
+    """Read a part. An older agent's has a list of images, which its model calls by digest."""
+    images = raw["images"]
+    named = images if isinstance(images, dict) else {image: image for image in images}
+    return Part(**{**raw, "file": folder / raw["file"], "images": named})
 
 
 def _name(revision: str) -> str:

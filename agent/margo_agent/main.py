@@ -1,6 +1,7 @@
 """The command `margo-agent`: reads the configuration, builds what a pass needs, and says what happened."""
 
 import asyncio
+import functools
 import json
 import os
 import random
@@ -211,15 +212,21 @@ def reconciler(config: AgentConfig) -> "Reconciler":
     from margo_agent.engine import Engine, EngineUnavailable, find_engine
     from margo_agent.gather import Gatherer
     from margo_agent.generation import Generations
+    from margo_agent.images import Images
     from margo_agent.lookout import Lookout
     from margo_agent.preview import Preview
     from margo_agent.reconcile import Reconciler
+    from margo_agent.room import Room
     from margo_agent.runtime import Runtime
     from margo_agent.stepping import Stepper
+    from margo_agent.surroundings import Surroundings
+    from margo_agent.survey import Survey
     from margo_agent.trusted import load_trusted
     from margo_oci.compose import Compose, find_compose
+    from margo_oci.pace import Pace
     from margo_oci.store import Store
 
+    store = Store(config.state_dir)
     record_file = RecordFile(config.state_dir / "record.json")
 
     def compose() -> Compose:
@@ -229,42 +236,49 @@ def reconciler(config: AgentConfig) -> "Reconciler":
             raise EngineUnavailable(str(error)) from None
         return Compose(command, _engine_environment(find_engine(config.engine, os.environ)))
 
-    def runtime(stopping: Callable[[], bool] = lambda: False, interrupt: Callable[[], None] = lambda: None) -> Runtime:
-        return Runtime(
-            compose(),
-            Engine(find_engine(config.engine, os.environ)),
-            config.access,
-            stopping=stopping,
-            settle_s=config.apply.settle_s,
-            interrupt=interrupt,
-        )
+    @functools.cache
+    def engine() -> Engine:
+        return Engine(find_engine(config.engine, os.environ))
+
+    pace = Pace(config.transfer.most_bytes_s, config.transfer.least_bytes_s)
+    interruptions: list[Callable[[], None]] = []  # what may end a pass that applies something
+
+    def go_on() -> None:
+        for interruption in interruptions:
+            interruption()
+
+    @functools.cache
+    def images() -> Images:
+        room = Room(state_dir=config.state_dir, keep_free_bytes=config.clean.keep_free_bytes)
+        return Images(engine=engine(), registry=registry, store=store, room=room, go_on=go_on)
+
+    def runtime() -> Runtime:
+        misfits = Surroundings(engine(), config.device).misfits
+        return Runtime(compose(), engine(), images(), misfits, go_on=go_on, settle_s=config.apply.settle_s)
 
     def generations() -> Generations:
         return Generations(config.state_dir, compose(), config.device)
 
     def registry() -> Registry:
-        return Registry(config.access)
+        return Registry(config.access, pace=pace)
 
     gatherer = Gatherer(
         config=config,
         trusted=load_trusted(config, system_clock()),
         registry=registry,
-        store=Store(config.state_dir),
+        store=store,
         record_file=record_file,
         generations=generations,
+        survey=Survey(store=store, generations=generations, images=images),
     )
 
     def applier() -> Applier:
         lookout = Lookout(gatherer.newest, every_s=config.interval_s)
-        stepper = Stepper(
-            generations=generations(),
-            runtime=runtime(stop_signal(), lookout.check),
-            now=lambda: datetime.now(UTC),
-        )
+        interruptions[:] = [stop_signal(), lookout.check]
         return Applier(
             record_file=record_file,
-            generations=stepper.generations,
-            crew=Crew(stepper=stepper),
+            generations=generations(),
+            crew=Crew(stepper=Stepper(generations=generations(), runtime=runtime(), now=lambda: datetime.now(UTC))),
             gate=gate_of(config, record_file.load()),
             lookout=lookout,
             atomic=config.apply.atomic,
@@ -274,7 +288,7 @@ def reconciler(config: AgentConfig) -> "Reconciler":
         gatherer=gatherer,
         record_file=record_file,
         applier=applier,
-        preview=lambda: Preview(generations=generations(), runtime=runtime(), registry=registry),
+        preview=lambda: Preview(generations=generations(), runtime=runtime()),
     )
 
 
@@ -291,8 +305,15 @@ def gate_of(config: AgentConfig, record: Record) -> Gate:
     return Gate(settings=config.apply, now=lambda: system_clock().now(record.time))
 
 
-def stop_signal() -> Callable[[], bool]:
-    """Return what tells whether SIGTERM came. From now on it ends no step; before, it ended the pass at once."""
+def stop_signal() -> Callable[[], None]:
+    """Return what raises Stopped once SIGTERM came. From now on it ends no step; before, it ended the pass at once."""
+    from margo_agent.interrupted import Stopped
+
     came: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
-    return lambda: bool(came)
+
+    def check() -> None:
+        if came:
+            raise Stopped("stopped on request: the next pass goes on from here")
+
+    return check

@@ -9,6 +9,7 @@ from margo_oci.composefile import faults_of_model
 from margo_oci.content import canonical_json, digest_of
 from margo_oci.desired_state import Lock
 from margo_oci.errors import FormatError
+from margo_oci.reference import DOCKER_HUB, parse_image
 
 DEPLOYMENT_LABEL = "org.margo.deployment"
 COMPONENT_LABEL = "org.margo.component"
@@ -18,7 +19,7 @@ _SECRET = "MARGO_SECRET_"  # noqa: S105  (a variable's name)
 
 
 def pinned(model: Mapping[str, Any], locked: Lock, *, device: str, deployment: str, component: str) -> dict[str, Any]:
-    """Return the model with every image at its locked digest and our labels on every service (format 4.2, 5.2).
+    """Return the model with every image named by its locked digest and our labels on every service (format 4.2, 5.2).
 
     Raises FormatError for an image that the lock does not know (a tag alone says nothing about content), and for
     what no digest covers (format 8.8).
@@ -42,7 +43,22 @@ def _service(service: Mapping[str, Any], name: str, locked: Lock, ours: Mapping[
     # Profiles were chosen when the model was made: what is in it is on.
     kept = {key: value for key, value in service.items() if key not in ("build", "pull_policy", "profiles")}
     labels = {**(service.get("labels") or {}), **ours}
-    return {**kept, "image": f"{without_tag(image)}@{locked.images[image]}", "labels": labels}
+    return {**kept, "image": local_name(by_digest(image, locked)), "labels": labels}
+
+
+def by_digest(image: str, locked: Lock) -> str:
+    """Return where an image of the lock comes from: `name@digest`."""
+    return f"{without_tag(image)}@{locked.images[image]}"
+
+
+def local_name(reference: str) -> str:
+    """Return what an image (`name@digest`) is called on this device: `host/repository:sha256-<hex>` (format 4.5).
+
+    Raises FormatError.
+    """
+    at = parse_image(reference)
+    host = "docker.io" if at.host == DOCKER_HUB else at.host
+    return f"{host}/{at.repository}:{at.digest.replace(':', '-')}"
 
 
 def without_tag(image: str) -> str:

@@ -1,8 +1,6 @@
 """What a pass would do: which deployments change, which services restart, how many bytes still have to come."""
 
-import asyncio
-import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from margo_agent.applying import prepare, steps_for
@@ -14,9 +12,6 @@ from margo_agent.report import DeploymentReport, Report
 from margo_agent.runtime import Runtime
 from margo_agent.standing import kept, name_of
 from margo_oci.errors import ApplyError, MargoError
-from margo_oci.images import image_bytes
-from margo_oci.reference import parse_image
-from margo_oci.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +20,6 @@ class Preview:
 
     generations: Generations
     runtime: Runtime
-    registry: Callable[[], Registry]
 
     def show(self, desired: Desired, record: Record, report: Report) -> None:
         """Report every step that applying would take."""
@@ -76,18 +70,11 @@ class Preview:
     def _image_bytes(self, generation: Generation, report: Report, counted: set[str]) -> int | None:
         """Return the size of the images that neither the engine has nor is `counted`; None if nobody can say."""
         try:
-            images = [image for image in generation.images if image not in counted]
-            missing = [image for image in images if not self.runtime.engine.has_image(image)]
-            size = asyncio.run(self._sum(missing, report)) if missing else 0
+            images = {name: image for name, image in generation.images.items() if name not in counted}
+            size, traffic = self.runtime.images.to_come(images)
         except MargoError:
             return None
-        counted.update(missing)
+        report.requests += traffic.requests
+        report.bytes_in += traffic.bytes_in
+        counted.update(images)
         return size
-
-    async def _sum(self, images: list[str], report: Report) -> int:
-        async with self.registry() as registry:
-            machine = platform.machine()
-            sizes = [await image_bytes(registry, parse_image(image), machine=machine) for image in images]
-            report.requests += registry.traffic.requests
-            report.bytes_in += registry.traffic.bytes_in
-        return sum(sizes)

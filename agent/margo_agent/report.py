@@ -17,6 +17,15 @@ EXIT_CODES: dict[Outcome, int] = {
 }
 
 
+@dataclass(frozen=True)
+class Brought:
+    """How many images came, and what that cost."""
+
+    images: int = 0
+    requests: int = 0
+    bytes_in: int = 0
+
+
 @dataclass
 class DeploymentReport:
     """What was done with one deployment, and how it is now."""
@@ -79,6 +88,12 @@ class Report:
             yield
         finally:
             self.seconds[step] = round(self.seconds.get(step, 0.0) + self.monotonic_s() - start_s, 3)
+
+    def brought(self, images: Brought) -> None:
+        """Count images that came."""
+        self.images_pulled += images.images
+        self.requests += images.requests
+        self.bytes_in += images.bytes_in
 
     @property
     def exit_code(self) -> int:

@@ -1,20 +1,19 @@
 """Brings generations up and takes them down: Compose applies, the engine is watched until all is well."""
 
+import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from margo_agent.engine import Container, Engine, EngineUnavailable, PullFailed
+from margo_agent.engine import Container, Engine, EngineUnavailable
 from margo_agent.generation import Generation, Part
-from margo_agent.interrupted import Interrupted, Stopped
-from margo_agent.pulling import PULL_LIMIT_S, PULL_STALL_S, Patience
+from margo_agent.images import Images
+from margo_agent.interrupted import Interrupted
+from margo_agent.report import Brought
 from margo_agent.settings import DEFAULT_SETTLE_S
-from margo_oci.access import Access
-from margo_oci.auth import Credentials
 from margo_oci.compose import Compose
-from margo_oci.errors import ApplyError, MargoError
-from margo_oci.reference import parse_image
+from margo_oci.errors import ApplyError
 
 UNCHECKED_S = 2.0  # how long what has no health check stays up before the next component is begun
 LOOK_EVERY_S = 0.2
@@ -22,51 +21,32 @@ DOWN_TIMEOUT_S = 120.0
 # Compose's own words for an engine that went away under its hands, and may be back by now.
 _WENT_AWAY = ("cannot connect to the docker daemon", "failed to connect to the docker api", "error during connect")
 
+# The models of a deployment, its id, and which deployments change in this pass → why this device cannot run it.
+Misfits = Callable[[Sequence[Mapping[str, Any]], str, Collection[str] | None], Sequence[str]]
+
 
 @dataclass(frozen=True)
 class Runtime:
-    """What applying needs from the outside."""
+    """What applying needs from the outside. `go_on` raises Interrupted if there is something better to do."""
 
     compose: Compose
     engine: Engine
-    access: Callable[[str], Access]
+    images: Images
+    misfits: Misfits
     monotonic_s: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
-    stopping: Callable[[], bool] = lambda: False
+    go_on: Callable[[], None] = lambda: None
     settle_s: float = DEFAULT_SETTLE_S
-    pull_stall_s: float = PULL_STALL_S
-    pull_limit_s: float = PULL_LIMIT_S
-    interrupt: Callable[[], None] = lambda: None
 
-    def go_on(self) -> None:
-        """Raise Interrupted if we are asked to stop, or have something better to do."""
-        if self.stopping():
-            raise Stopped("stopped on request: the next pass goes on from here")
-        self.interrupt()
+    def pull_missing(self, generation: Generation, changing: Collection[str] | None = None) -> Brought:
+        """Have every image of a generation in the engine, once it is clear that this device can run it (format 5.4).
 
-    def pull_missing(self, generation: Generation) -> int:
-        """Have the engine fetch every image that is not here; return how many were missing."""
-        missing = [image for image in generation.images if not self.engine.has_image(image)]
-        for image in missing:
-            self._pull(image)
-        return len(missing)
-
-    def _pull(self, image: str) -> None:
-        patience = Patience(self.monotonic_s(), self.pull_stall_s, self.pull_limit_s)
+        `changing` are the deployments that are removed or renewed in this pass, all of ours if not said: what they hold
+        is no hindrance. Raises Unready (Unfit, NoRoom, PullFailed), EngineUnavailable.
+        """
         self.go_on()
-        with closing(self.engine.pull(image, self._who(image))) as lines:
-            for line in lines:
-                self.go_on()
-                if enough := patience.hear(line, self.monotonic_s()):
-                    raise PullFailed(f"pull {image}: {enough}")
-
-    def _who(self, image: str) -> Credentials | None:
-        """Return who asks for an image. Raises PullFailed if that cannot be had now."""
-        reference = parse_image(image)
-        try:
-            return self.access(reference.host).who(reference.repository)
-        except MargoError as error:
-            raise PullFailed(f"pull {image}: {error}") from None
+        models = [json.loads(part.file.read_bytes()) for part in generation.parts]
+        return self.images.bring(generation.images, self.misfits(models, generation.deployment, changing))
 
     def apply(self, generation: Generation) -> None:
         """Make the engine run exactly this generation; what it does not change keeps its containers.

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from margo_agent.engine import PullFailed
 from margo_agent.gather import Desired
 from margo_agent.generation import Generation, Generations
 from margo_agent.interrupted import Interrupted
@@ -13,6 +12,7 @@ from margo_agent.record import Failure, Installed, Journal, Record
 from margo_agent.report import DeploymentReport
 from margo_agent.runtime import Runtime
 from margo_agent.standing import kept, name_of, reported
+from margo_agent.unready import Unready
 from margo_oci.dependencies import Needs
 from margo_oci.errors import ApplyError
 
@@ -144,7 +144,7 @@ class Stepper:
         if not isinstance(ready, Generation):
             back = self._leave(step.deployment, work)
             return self._failed(
-                step, work, str(ready), back, ending="undone" if isinstance(ready, PullFailed) else "failed"
+                step, work, str(ready), back, ending="undone" if isinstance(ready, Unready) else "failed"
             )
         work.journal.note(lambda record: record.begin(step.deployment))
         if error := self.bring_up(ready):

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from margo_agent.crew import Crew
-from margo_agent.engine import PullFailed
 from margo_agent.plan import Step
 from margo_agent.record import Failure, Record
 from margo_agent.report import Report
 from margo_agent.standing import kept
 from margo_agent.stepping import Work
+from margo_agent.unready import Unready
 from margo_oci.errors import ApplyError
 
 _GOOD = ("kept", "done")
@@ -54,7 +54,7 @@ class Whole:
         self, steps: Sequence[Step], missing: Mapping[str, ApplyError], work: Work, report: Report
     ) -> None:
         """Touch nothing; go back if the state was begun before something of it went missing."""
-        if any(not isinstance(error, PullFailed) for error in missing.values()):
+        if any(not isinstance(error, Unready) for error in missing.values()):
             self._give_up(steps, work, _NOT_BEGUN, missing)
             self._stay_back(work, report)
             return

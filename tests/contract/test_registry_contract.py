@@ -4,6 +4,7 @@ What only the simulator does, because a real registry would not, is in tests/uni
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,7 +23,7 @@ from margo_oci.errors import NotFound, RegistryError
 from margo_oci.manifest import IMAGE_INDEX, IMAGE_MANIFEST, Manifest
 from margo_oci.publish import Publisher, claim
 from margo_oci.reference import Reference
-from margo_oci.registry import Access, Registry
+from margo_oci.registry import LARGE_BYTES, Access, Registry
 from margo_oci.signing import Attacher
 from margo_oci.store import Store
 from margo_oci.transfer import Judge, fetch, open_state, referrers, resolve, simple_image, simple_signatures
@@ -362,3 +363,40 @@ def told(answer: httpx2.Response) -> dict[str, str]:
     names = ("Accept-Ranges", "Content-Length", "Content-Type", "Docker-Content-Digest",
              "Docker-Distribution-Api-Version", "ETag")  # fmt: skip
     return {name: answer.headers[name] for name in names if name in answer.headers}
+
+
+@pytest.mark.parametrize("offset", [0, 1_000_000])
+def test_a_large_blob_comes_from_any_offset_on(world: World, offset: int) -> None:
+    data = random.Random(7).randbytes(LARGE_BYTES + 2_000_000)  # noqa: S311
+    layer = Descriptor.of(data, "application/octet-stream")
+    world.uploader.blob(world.reference, layer, data)
+
+    async def read(registry: Registry) -> bytes:
+        async with registry.blob(world.reference, layer, offset=offset) as body:
+            assert body.offset == offset
+            return b"".join([chunk async for chunk in body.chunks])
+
+    assert ask(world, read) == data[offset:]
+
+
+def test_a_large_blob_that_is_not_there_is_not_found(world: World) -> None:
+    layer = Descriptor(media_type="application/octet-stream", digest=UNKNOWN, size=2 * LARGE_BYTES)
+
+    async def read(registry: Registry) -> None:
+        async with registry.blob(world.reference, layer):
+            raise AssertionError("there is nothing")
+
+    with pytest.raises(NotFound, match="the registry does not have it"):
+        ask(world, read)
+
+
+def test_a_large_body_that_nobody_reads_to_its_end_is_let_go(world: World) -> None:
+    data = bytes(2 * LARGE_BYTES)
+    layer = Descriptor.of(data, "application/octet-stream")
+    world.uploader.blob(world.reference, layer, data)
+
+    async def read(registry: Registry) -> int:
+        async with registry.blob(world.reference, layer) as body:
+            return len(await anext(body.chunks))
+
+    assert 0 < ask(world, read) <= len(data)

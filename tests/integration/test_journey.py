@@ -204,7 +204,8 @@ def test_containers_run_what_the_lock_says_whatever_tags_say_later(site: Site, e
     site.agent("once")
     with site.looking() as client:
         container = client.containers.list(filters={"label": f"org.margo.deployment={IDS['hello']}"})[0]
-        assert container.attrs["Config"]["Image"] == f"{site.registry.host}/images/web@{next(iter(locked.values()))}"
+        digest = next(iter(locked.values()))
+        assert container.attrs["Config"]["Image"] == f"{site.registry.host}/images/web:sha256-{digest[7:]}"
         assert container.labels["org.margo.component"] == "hello"
 
 

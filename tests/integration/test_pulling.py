@@ -1,124 +1,185 @@
-"""Pulls from registries that get nowhere, by a real engine."""
+"""Images from a real registry into a real engine: cut off, killed, changed, too large, and for another device."""
 
-import threading
+import copy
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from margo_agent.engine import Engine, EngineUnavailable, PullFailed
-from margo_agent.generation import Generation, Part
-from margo_agent.runtime import Runtime
-from margo_oci.compose import Compose
-from margo_oci.content import canonical_json, digest_of
-from margo_oci.manifest import DOCKER_MANIFEST
-from margo_oci.registry import Access
-from tests.parts.engine import Engine as EnginePart
+from tests.integration.site import Site, web
+from tests.parts.engine import Engine
+from tests.parts.link import SlowLink
+from tests.parts.oci_image import Layer, push_image
+from tests.parts.registry import LocalRegistry
 
-pytestmark = pytest.mark.each_engine
-
-SIZE = 1_000_000
-LAYER = digest_of(b"a layer")
-
-CONFIG = canonical_json({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [LAYER]}})
-
-
-def described(kind: str, digest: str, size: int) -> dict[str, object]:
-    return {"mediaType": f"application/vnd.docker.{kind}", "digest": digest, "size": size}
-
-
-MANIFEST = canonical_json({
-    "schemaVersion": 2,
-    "mediaType": DOCKER_MANIFEST,
-    "config": described("container.image.v1+json", digest_of(CONFIG), len(CONFIG)),
-    "layers": [described("image.rootfs.diff.tar.gzip", LAYER, SIZE)],
-})  # fmt: skip
-
-
-class Dripping(ThreadingHTTPServer):
-    """A registry that has one image, and sends next to nothing of its layer."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked = threading.Event()
-        self.left = threading.Event()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Dripping
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        if self.path.endswith(LAYER):
-            self._answer(b"", size=SIZE)
-            self._drip()
-        elif "/manifests/" in self.path:
-            self._answer(MANIFEST)
-        else:
-            self._answer(CONFIG)
-
-    def _drip(self) -> None:
-        """Send a byte now and then, which is too little for the engine to speak of, until nobody listens."""
-        self.server.asked.set()
-        self.close_connection = True
-        try:
-            for _ in range(SIZE):
-                self.wfile.write(b"x")
-                time.sleep(0.1)
-        except OSError:
-            self.server.left.set()
-
-    def _answer(self, data: bytes, size: int = 0) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", DOCKER_MANIFEST)
-        self.send_header("Content-Length", str(size or len(data)))
-        self.end_headers()
-        self.wfile.write(b"" if self.command == "HEAD" else data)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
+MEBIBYTE = 2**20
+PORT = 18471
 
 
 @pytest.fixture
-def registry() -> Iterator[Dripping]:
-    """A registry whose layer never comes."""
-    with Dripping() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+def site(tmp_path: Path, plain_registry: LocalRegistry, engine: Engine) -> Iterator[Site]:
+    """A site of its own, of which nothing runs in the end."""
+    found = Site(tmp_path, plain_registry, engine)
+    yield found
+    found.take_down()
 
 
-def generation(registry: Dripping) -> Generation:
-    image = f"127.0.0.1:{registry.server_address[1]}/images/web@{digest_of(MANIFEST)}"
-    part = Part(name="web", project="web", file=None, images=[image], wait=True, timeout_s=1,  # type: ignore[arg-type]
-                variables={})  # fmt: skip
-    return Generation(deployment="1", revision="2", name="web", parts=[part])
+def release(site: Site, *layers: Layer, more: str = "", name: str = "hello", repository: str = "big") -> str:
+    """Publish an image of these layers, and a state that runs it; return its repository."""
+    path = f"{site.folder.name}/{repository}"
+    push_image(site.registry, path, "1", layers)
+    site.component(name, "1.0.0", web(site.ref(f"{path}:1"), PORT, more))
+    site.deployment(name)
+    site.push()
+    site.registry.forget()
+    return path
 
 
-def test_5_4_a_pull_from_a_dripping_registry_is_given_up_and_the_engine_stops(
-    engine: EnginePart, registry: Dripping
+def noise(site: Site, size: int, number: int) -> Layer:
+    """Return a layer that no other test has: the engine keeps what it got."""
+    return Layer.random(size, f"{site.folder.name} {number}")
+
+
+def layer_bytes(site: Site) -> int:
+    """Return how many bytes of large blobs the registry sent since it was asked last."""
+    found = sum(one.bytes for one in site.registry.requests() if "/blobs/" in one.path and one.bytes > MEBIBYTE // 4)
+    site.registry.forget()
+    return found
+
+
+def images_here(site: Site) -> Sequence[str]:
+    with site.looking() as client:
+        return [tag for one in client.images.list() for tag in one.tags if site.folder.name in tag]
+
+
+def parts(site: Site) -> int:
+    return sum(file.stat().st_size for file in (site.folder / "state" / "ingest").glob("*"))
+
+
+def test_4_5_the_agent_brings_the_image_and_keeps_nothing_of_it(site: Site) -> None:
+    path = release(site, Layer.base(), noise(site, 2 * MEBIBYTE, 1))
+    assert site.agent("once")["imagesPulled"] == 1
+    assert all(tag.startswith(f"{site.ref(path)}:sha256-") for tag in images_here(site))
+    assert layer_bytes(site) < 4 * MEBIBYTE
+    kept = sum(file.stat().st_size for file in (site.folder / "state").glob("blobs/sha256/*"))
+    assert kept < MEBIBYTE // 4
+
+
+def test_5_4_a_changed_top_layer_moves_only_that_layer(site: Site) -> None:
+    release(site, Layer.base(), noise(site, 5 * MEBIBYTE, 1), noise(site, MEBIBYTE, 2))
+    site.agent("once")
+    assert layer_bytes(site) > 6 * MEBIBYTE
+    release(site, Layer.base(), noise(site, 5 * MEBIBYTE, 1), noise(site, MEBIBYTE, 3))
+    assert site.agent("once")["outcome"] == "applied"
+    assert MEBIBYTE <= layer_bytes(site) < 2 * MEBIBYTE
+
+
+def test_5_4_two_deployments_that_share_layers_fetch_them_once(site: Site) -> None:
+    release(site, Layer.base(), noise(site, 3 * MEBIBYTE, 1), noise(site, MEBIBYTE, 2))
+    path = f"{site.folder.name}/other"
+    push_image(site.registry, path, "1", [Layer.base(), noise(site, 3 * MEBIBYTE, 1), noise(site, MEBIBYTE, 3)])
+    site.component("pump", "1.0.0", web(site.ref(f"{path}:1"), PORT + 1))
+    site.deployment("pump")
+    site.push()
+    site.registry.forget()
+    assert site.agent("once")["imagesPulled"] == 2
+    assert layer_bytes(site) < 7 * MEBIBYTE
+
+
+def test_5_4_a_link_that_is_cut_again_and_again_costs_little_more_than_the_image(
+    tmp_path: Path, plain_registry: LocalRegistry, engine: Engine
 ) -> None:
-    with closing(Engine(engine.docker_host, silence_s=4)) as door:
-        runtime = Runtime(Compose((), {}), door, lambda _: Access(), pull_stall_s=2)
-        with pytest.raises(PullFailed, match="nothing came for 2 s"):
-            runtime.pull_missing(generation(registry))
-        assert registry.asked.is_set()
-        assert registry.left.wait(10), "the engine still pulls"
+    host, _, port = plain_registry.host.partition(":")
+    with SlowLink(host, int(port), delay_s=0.001, most_bytes_s=10 * MEBIBYTE) as link:
+        far = copy.copy(plain_registry)
+        far.host = link.host
+        site = Site(tmp_path, far, engine)
+        release(site, Layer.base(), noise(site, 30 * MEBIBYTE, 1))
+        had, connections = link.bytes_down, link.connections
+        with agent(site) as once:
+            while once.poll() is None:
+                time.sleep(0.8)
+                if parts(site) > MEBIBYTE:
+                    link.cut()
+            assert said(once)["outcome"] == "applied"
+        site.take_down()
+        assert link.connections - connections > 4
+        assert link.bytes_down - had < 40 * MEBIBYTE
 
 
-def test_a_stop_does_not_wait_for_a_pull(engine: EnginePart, registry: Dripping) -> None:
-    with closing(Engine(engine.docker_host, silence_s=4)) as door:
-        runtime = Runtime(Compose((), {}), door, lambda _: Access(), stopping=registry.asked.is_set)
+def test_5_4_what_came_before_a_kill_is_not_fetched_again(site: Site) -> None:
+    release(site, Layer.base(), noise(site, 20 * MEBIBYTE, 1))
+    site.configure(bandwidth="5MiB/s")
+    with agent(site) as once:
+        while parts(site) < 8 * MEBIBYTE:
+            assert once.poll() is None
+            time.sleep(0.05)
+        once.send_signal(signal.SIGKILL)
+    had = parts(site)
+    site.configure()
+    site.registry.forget()
+    assert site.agent("once")["outcome"] == "applied"
+    assert layer_bytes(site) <= 23 * MEBIBYTE - had
+
+
+def test_5_4_a_stop_does_not_wait_for_a_download(site: Site) -> None:
+    release(site, Layer.base(), noise(site, 20 * MEBIBYTE, 1))
+    site.configure(bandwidth="1MiB/s")
+    with agent(site) as once:
+        while parts(site) < MEBIBYTE:
+            assert once.poll() is None
+            time.sleep(0.05)
+        once.send_signal(signal.SIGTERM)
         begun_s = time.monotonic()
-        with pytest.raises(EngineUnavailable, match="stopped on request"):
-            runtime.pull_missing(generation(registry))
-        assert time.monotonic() - begun_s < 4
+        assert once.wait(10) == 5
+        assert time.monotonic() - begun_s < 5
+        assert "stopped on request" in said(once)["message"]
+
+
+def test_5_4_a_rate_limit_is_kept(site: Site) -> None:
+    release(site, Layer.base(), noise(site, 4 * MEBIBYTE, 1))
+    site.configure(bandwidth="1MiB/s")
+    seconds = site.agent("once")["seconds"]["prepare"]
+    assert 3.5 <= seconds < 12
+
+
+def test_5_12_a_state_that_does_not_fit_is_refused_with_the_number_and_nothing_moves(site: Site) -> None:
+    release(site, Layer.base(), noise(site, 2 * MEBIBYTE, 1))
+    site.configure(clean="{keepFree: 900000GiB}")
+    report = site.agent("once", expect=5)
+    assert "bytes are needed in" in report["message"]
+    assert "are missing" in report["message"]
+    assert layer_bytes(site) == 0
+    site.configure()
+    assert site.agent("once")["outcome"] == "applied"
+
+
+def test_5_13_a_port_that_is_taken_and_a_device_that_is_missing_are_told_before_anything_comes(site: Site) -> None:
+    release(site, Layer.base(), noise(site, 2 * MEBIBYTE, 1), more='    devices: ["/dev/no-such-thing:/dev/x"]\n')
+    with socket.create_server(("127.0.0.1", PORT)):
+        report = site.agent("once", expect=5)
+    assert f"services.web.ports: 127.0.0.1:{PORT}/tcp is taken by a program of this device" in report["message"]
+    assert "services.web.devices[0]: /dev/no-such-thing is not there; nothing was changed" in report["message"]
+    assert layer_bytes(site) == 0
+    release(site, Layer.base(), noise(site, 2 * MEBIBYTE, 1))
+    assert site.agent("once")["outcome"] == "applied"
+
+
+def said(once: subprocess.Popen[Any]) -> Any:
+    """Return the report of a pass that ended."""
+    assert once.stdout
+    return json.loads(once.stdout.read())
+
+
+def agent(site: Site) -> subprocess.Popen[Any]:
+    """Begin a pass."""
+    command = [sys.executable, "-m", "margo_agent", "once", "--config", "agent.yaml", "-o", "json"]
+    return subprocess.Popen(command, cwd=site.folder, env={**os.environ, **site.environment}, stdout=subprocess.PIPE)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Self, TypeVar
 
 CHUNK_BYTES = 256 * 1024
+QUEUE_LIMIT = 256
 T = TypeVar("T")
 Chunk = tuple[float, bytes]  # when it is due, and what; empty at the end
 
@@ -18,12 +19,15 @@ Chunk = tuple[float, bytes]  # when it is due, and what; empty at the end
 class SlowLink:
     """A way to a server on which every byte takes `delay_s`, in either direction, at any throughput.
 
-    Opening a connection takes a round trip, too: the first byte leaves when that is over.
+    Opening a connection takes a round trip, too: the first byte leaves when that is over. With `most_bytes_s` no more
+    than that comes down over all connections together.
     """
 
-    def __init__(self, target_host: str, target_port: int, delay_s: float = 0.020) -> None:
+    def __init__(self, target_host: str, target_port: int, delay_s: float = 0.020, most_bytes_s: int = 0) -> None:
         self.target = (target_host, target_port)
         self.delay_s = delay_s
+        self.most_bytes_s = most_bytes_s
+        self._busy_until_s = 0.0
         self.port = 0
         self.connections = 0
         self.bytes_up = 0
@@ -122,12 +126,14 @@ class SlowLink:
             tasks.create_task(self._receive(near, up, opened))
             tasks.create_task(self._receive(far, down, opened - self.delay_s))
             tasks.create_task(self._deliver(up, far_writer, self._count_up))
-            tasks.create_task(self._deliver(down, near_writer, self._count_down))
+            tasks.create_task(self._deliver(down, near_writer, self._count_down, most_bytes_s=self.most_bytes_s))
 
     async def _receive(self, reader: asyncio.StreamReader, under_way: asyncio.Queue[Chunk], opened: float) -> None:
         chunk = b"?"
         while chunk:
             chunk = await reader.read(CHUNK_BYTES)
+            while under_way.qsize() > QUEUE_LIMIT:  # noqa: ASYNC110 - a link holds only so much
+                await asyncio.sleep(0.001)
             under_way.put_nowait((max(opened, self._loop.time()) + self.delay_s, chunk))
 
     async def _deliver(
@@ -135,6 +141,7 @@ class SlowLink:
         under_way: asyncio.Queue[Chunk],
         writer: asyncio.StreamWriter,
         count: Callable[[bytes], bytes],
+        most_bytes_s: int = 0,
     ) -> None:
         writer.transport.set_write_buffer_limits(0)
         while True:
@@ -143,6 +150,10 @@ class SlowLink:
                 await asyncio.sleep(wait_s)
             if not chunk:
                 break
+            if most_bytes_s:
+                now_s = self._loop.time()
+                self._busy_until_s = max(self._busy_until_s, now_s) + len(chunk) / most_bytes_s
+                await asyncio.sleep(self._busy_until_s - now_s)
             writer.write(count(chunk))
             await writer.drain()
             if self.bytes_down == self._cut_at_bytes_down:

@@ -6,24 +6,28 @@ Each service has one container. One whose variable RECIPE is among `engine.spoil
 called when something was done, and may cut the power.
 """
 
+import io
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from margo_agent.engine import Container, Engine, EngineUnavailable, PullFailed
+from margo_agent.beside import Line
+from margo_agent.engine import Container, Engine, EngineFacts, EngineUnavailable, Published
 from margo_agent.generation import project_name
+from margo_agent.images import Images
 from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL
-from margo_agent.pulling import LOOK_EVERY_S, Line
 from margo_agent.runtime import Runtime
-from margo_oci.auth import Credentials
+from margo_agent.surroundings import Surroundings
+from margo_agent.unready import PullFailed
 from margo_oci.compose import Compose
 from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.content import canonical_json, digest_of
 from margo_oci.errors import ApplyError
-from margo_oci.registry import Access
+from margo_oci.platforms import Platform
 
 SERVICE = "cell"
 
@@ -57,14 +61,16 @@ class Clock:
 
 
 class SimulatedEngine(Engine):
-    """Containers and images, and a log of what changed: `up pump`, `down pump`, `pull <image>`."""
+    """Containers and images, and a log of what changed: `up pump`, `down pump`, `load <image>`."""
 
     def __init__(self) -> None:
         self.address = "simulated"
         self.all: dict[tuple[str, str], Running] = {}
-        self.images: set[str] = set()
-        self.unavailable_images: set[str] = set()
-        self.silent_images: set[str] = set()
+        self.images: dict[str, Sequence[str]] = {}
+        self.loaded: list[Sequence[str]] = []  # the layers that each archive had in it
+        self.picky = False  # whether it takes archives with all layers only
+        self.machine = EngineFacts(platform=Platform.of("x86_64"), memory_bytes=2**30, cpus=2)
+        self.held_ports: Sequence[Published] = ()
         self.networks: set[str] = set()
         self.spoiled: set[str] = set()
         self.slow: set[str] = set()
@@ -104,29 +110,61 @@ class SimulatedEngine(Engine):
         return replace(one.container, restarts=restarts)
 
     def has_image(self, image: str) -> bool:
-        """Tell whether an image was pulled."""
+        """Tell whether an image was loaded."""
         self._answer()
         return image in self.images
+
+    def facts(self) -> EngineFacts:
+        """Return what this machine is."""
+        self._answer()
+        return self.machine
+
+    @property
+    def is_local(self) -> bool:
+        """This machine has no paths and ports of its own."""
+        return False
+
+    def layers_of(self, image: str) -> Sequence[str]:
+        """Return the layers of an image."""
+        self._answer()
+        return self.images.get(image, ())
+
+    def layer_chains(self) -> Sequence[Sequence[str]]:
+        """Return what images are made of."""
+        self._answer()
+        return list(self.images.values())
+
+    def published(self) -> Sequence[Published]:
+        """Return what ports are held by containers that are not simulated."""
+        self._answer()
+        return self.held_ports
+
+    def load(self, pieces: Callable[[], Iterator[bytes]], what: str) -> Iterator[Line]:
+        """Take an archive of an image, as Docker's own image store does."""
+        self._answer()
+        with tarfile.open(fileobj=io.BytesIO(b"".join(pieces()))) as archive:
+            (described,) = json.loads(read_member(archive, "manifest.json"))
+            config = json.loads(read_member(archive, described["Config"]))
+            names = set(archive.getnames())
+        (name,) = described["RepoTags"]
+        diff_ids = tuple(config["rootfs"]["diff_ids"])
+        self.loaded.append([layer for layer in described["Layers"] if layer in names])
+        for number, layer in enumerate(described["Layers"]):
+            if layer not in names and (self.picky or not self._has_chain(diff_ids[: number + 1])):
+                raise PullFailed(f"{what}: open {layer}: no such file or directory")
+        self.images[name] = diff_ids
+        self.did(f"load {name}")
+        self._answer()
+        yield {"stream": f"Loaded image: {name}"}
+
+    def _has_chain(self, diff_ids: Sequence[str]) -> bool:
+        return any(tuple(chain[: len(diff_ids)]) == tuple(diff_ids) for chain in self.images.values())
 
     def projects(self, deployment: str) -> set[str]:
         """Return the projects of which there is a network, or a container."""
         self._answer()
         projects = self.networks | {project for project, _ in self.all}
         return {project for project in projects if project.endswith(project_name(deployment, ""))}
-
-    def pull(self, image: str, credentials: Credentials | None) -> Generator[Line, None, None]:
-        """Pull an image, unless its registry does not have it, or says nothing."""
-        self._answer()
-        if image in self.unavailable_images:
-            raise PullFailed(f"pull {image}: manifest unknown")
-        yield {"id": "1", "status": "Downloading"}
-        while image in self.silent_images:
-            self.clock.sleep(LOOK_EVERY_S)
-            self.did(f"wait for {image}")
-            yield {"id": "1", "status": "Downloading"}  # the engine repeats itself
-        self.images.add(image)
-        self.did(f"pull {image}")
-        self._answer()
 
     def last_words(self, container: Container) -> str:
         """Return what a spoiled workload says."""
@@ -237,13 +275,20 @@ class SimulatedCompose(Compose):
 def runtime(
     engine: SimulatedEngine,
     compose: SimulatedCompose,
-    stopping: Callable[[], bool] = lambda: False,
-    settle_s: float = 0.0,
+    images: Images,
+    go_on: Callable[[], None],
+    settle_s: float,
 ) -> Runtime:
     """Return the real runtime on this engine."""
-    return Runtime(
-        compose, engine, lambda _: Access(), engine.clock.monotonic_s, engine.clock.sleep, stopping, settle_s
-    )
+    misfits = Surroundings(engine, "edge-17").misfits
+    return Runtime(compose, engine, images, misfits, engine.clock.monotonic_s, engine.clock.sleep, go_on, settle_s)
+
+
+def read_member(archive: tarfile.TarFile, name: str) -> bytes:
+    """Return a file of an archive."""
+    file = archive.extractfile(name)
+    assert file
+    return file.read()
 
 
 def _created(made: Running) -> Running:

@@ -1,5 +1,6 @@
 """What a registry, or someone on the way to it, can do wrong: each takes the honest answer and gives another."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 
 import httpx2
@@ -76,6 +77,34 @@ def then(action: Callable[[], object]) -> Fault:
     def fault(_: httpx2.Request, honest: httpx2.Response) -> httpx2.Response:
         action()
         return honest
+
+    return fault
+
+
+def stalls(action: Callable[[], object]) -> Fault:
+    """Send a few bytes, let something happen, and then send nothing any more."""
+
+    def fault(_: httpx2.Request, honest: httpx2.Response) -> httpx2.Response:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield honest.content[:3]
+            action()
+            await asyncio.Event().wait()
+
+        return _streamed(honest, chunks)
+
+    return fault
+
+
+def drips(tick: Callable[[], object]) -> Fault:
+    """Send byte by byte, and let something happen before each."""
+
+    def fault(_: httpx2.Request, honest: httpx2.Response) -> httpx2.Response:
+        async def chunks() -> AsyncIterator[bytes]:
+            for number in range(len(honest.content)):
+                tick()
+                yield honest.content[number : number + 1]
+
+        return _streamed(honest, chunks)
 
     return fault
 

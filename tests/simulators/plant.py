@@ -8,7 +8,7 @@ assert plant.device.engine.running == {"pump": "a"}
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,14 +21,18 @@ from margo_agent.finding import ByHead, ByTag, Finder
 from margo_agent.gate import Gate
 from margo_agent.gather import Gatherer
 from margo_agent.generation import Generations
+from margo_agent.images import Images
+from margo_agent.interrupted import Stopped
 from margo_agent.lookout import Lookout
 from margo_agent.preview import Preview
 from margo_agent.reconcile import Reconciler
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
+from margo_agent.room import Room
 from margo_agent.runtime import Runtime
 from margo_agent.settings import ApplySettings
 from margo_agent.stepping import Stepper
+from margo_agent.survey import Survey
 from margo_agent.trusted import Trusted, terms_of
 from margo_oci.archive import Entry
 from margo_oci.auth import Credentials
@@ -40,7 +44,7 @@ from margo_oci.desired_state import DesiredState, Layer, Lock, build_layer, buil
 from margo_oci.freshness import Freshness
 from margo_oci.identity import Identity
 from margo_oci.keys import FileKey, PublicKey, generate
-from margo_oci.manifest import Manifest, build_index
+from margo_oci.manifest import IMAGE_MANIFEST, Manifest, build_index
 from margo_oci.package import build_component
 from margo_oci.reference import Reference
 from margo_oci.registry import Access, Registry
@@ -58,8 +62,10 @@ HOST = "registry.example"
 SOURCE = Reference(HOST, "fleet/edge-17", "latest")
 SCOPE = "edge-17"
 COMPONENT = "components/cell"
+IMAGE_LAYER = "application/vnd.oci.image.layer.v1.tar"
 IMAGE = f"{HOST}/images/cell:1"
-IMAGE_DIGEST = digest_of(b"the image")
+IMAGE_REPOSITORY = "images/cell"
+IMAGE_BYTES = b"the image" * 1000
 NOON = datetime(2026, 8, 1, 12, tzinfo=UTC)
 T = TypeVar("T")
 
@@ -105,7 +111,7 @@ class Plant:
         self.key = new_key("fleet.pub")
         self.stranger = new_key("stranger.pub")
         self.component = self._publish_component()
-        self.image_digest = IMAGE_DIGEST
+        self.image_digest = self.publish_image(IMAGE_BYTES)
         self.device = Device(folder, self.sim, self.key.public)
 
     def workload(
@@ -196,12 +202,38 @@ class Plant:
         """Let the device's tag lead elsewhere."""
         self.sim.repositories[SOURCE.repository].tags[SOURCE.tag] = digest
 
+    def publish_image(self, *layers: bytes, architecture: str = "amd64") -> str:
+        """Publish an image; return its digest."""
+        config, manifest = image_of(*layers, architecture=architecture)
+        for blob in (config, *layers):
+            self.sim.put_blob(IMAGE_REPOSITORY, blob)
+        self.sim.put_manifest(IMAGE_REPOSITORY, "1", manifest)
+        return digest_of(manifest)
+
     def _publish_component(self) -> str:
         files = {COMPOSE_FILE: Entry(COMPOSE_FILE, canonical_json(_COMPOSE))}
         built = build_component(files, name="cell", version="1.0.0")
         self.sim.put_blob(COMPONENT, built.layer)
         self.sim.put_manifest(COMPONENT, "1.0.0", built.manifest.data)
         return built.manifest.digest
+
+
+def image_of(*layers: bytes, architecture: str = "amd64") -> tuple[bytes, bytes]:
+    """Return config and manifest of an image."""
+    config = canonical_json(
+        {"os": "linux", "architecture": architecture, "rootfs": {"diff_ids": [digest_of(one) for one in layers]}}
+    )
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": IMAGE_MANIFEST,
+        "config": Descriptor.of(config, "application/vnd.oci.image.config.v1+json").to_dict(),
+        "layers": [Descriptor.of(one, IMAGE_LAYER).to_dict() for one in layers],
+    }
+    return config, canonical_json(manifest)
+
+
+IMAGE_DIGEST = digest_of(image_of(IMAGE_BYTES)[1])
+LOCAL_IMAGE = f"{HOST}/{IMAGE_REPOSITORY}:{IMAGE_DIGEST.replace(':', '-')}"
 
 
 class Device:
@@ -230,6 +262,7 @@ class Device:
         self.at_once = 1
         self.watches_for_newer = False
         self.pauses: list[float] = []
+        self.room = Room(state_dir=folder, disk_of=lambda _: None)
 
     @property
     def record(self) -> Record:
@@ -280,26 +313,42 @@ class Device:
     def _reconciler(self) -> Reconciler:
         compose = SimulatedCompose((), {}, self.engine)
         generations = Generations(self.folder, compose, "edge-17")
-        running = runtime(self.engine, compose, lambda: self.stopping, self.apply.settle_s)
+        store = Store(self.folder)
+        interruptions: list[Callable[[], None]] = [self._stop_if_asked]
+
+        def go_on() -> None:
+            for interruption in interruptions:
+                interruption()
+
+        images = Images(
+            engine=self.engine, registry=self.registry, store=store, room=self.room,
+            go_on=go_on, sleep=self._sleep, look_every_s=0.001,
+        )  # fmt: skip
+        running = runtime(self.engine, compose, images, go_on, self.apply.settle_s)
         gatherer = Gatherer(
             config=self._config(),
             trusted=self._trusted(),
             registry=self.registry,
-            store=Store(self.folder),
+            store=store,
             record_file=self.record_file,
             generations=lambda: generations,
+            survey=Survey(store=store, generations=lambda: generations, images=lambda: images),
             sleep=self._sleep,
         )
+        lookout = Lookout(gatherer.newest, every_s=0, monotonic_s=lambda: 0.0) if self.watches_for_newer else None
+        interruptions += [lookout.check] if lookout else []
         return Reconciler(
             gatherer=gatherer,
             record_file=self.record_file,
-            applier=lambda: self._applier(gatherer, generations, running),
-            preview=lambda: Preview(generations=generations, runtime=running, registry=self.registry),
+            applier=lambda: self._applier(generations, running, lookout),
+            preview=lambda: Preview(generations=generations, runtime=running),
         )
 
-    def _applier(self, gatherer: Gatherer, generations: Generations, running: Runtime) -> Applier:
-        lookout = Lookout(gatherer.newest, every_s=0, monotonic_s=lambda: 0.0) if self.watches_for_newer else None
-        running = replace(running, interrupt=lookout.check) if lookout else running
+    def _stop_if_asked(self) -> None:
+        if self.stopping:
+            raise Stopped("stopped on request: the next pass goes on from here")
+
+    def _applier(self, generations: Generations, running: Runtime, lookout: Lookout | None) -> Applier:
         return Applier(
             record_file=self.record_file,
             generations=generations,

@@ -9,15 +9,16 @@ import pytest
 
 from margo_agent.engine import Container, Engine
 from margo_agent.generation import Generation, Part, project_name
+from margo_agent.images import Images
 from margo_agent.model import pinned, self_contained
 from margo_agent.plan import plan
+from margo_agent.room import Room
 from margo_agent.runtime import LOOK_EVERY_S, Runtime
 from margo_oci.compose import Compose
 from margo_oci.errors import ApplyError, FormatError
-from margo_oci.registry import Access
+from margo_oci.registry import Access, Registry
+from margo_oci.store import Store
 from tests.unit.scenes import DIGEST, ID, OTHER_ID, component, deployment, lock, parameter
-
-IMAGE = f"registry.example/web@{DIGEST}"
 
 
 class Watched(Engine):
@@ -49,11 +50,16 @@ class Noted(Compose):
         return ""
 
 
+IMAGE = f"registry.example/web:sha256-{DIGEST[7:]}"
 NOTES: list[tuple[str, str]] = []
+NO_IMAGES = Images(
+    engine=Watched(lambda _: (), [0.0]), registry=lambda: Registry(lambda _: Access()), store=Store(Path("none")),
+    room=Room(state_dir=Path("none")),
+)  # fmt: skip
 
 
 def part(name: str = "web", *, wait: bool = True, timeout_s: float = 30.0) -> Part:
-    return Part(name=name, project=project_name(ID, name), file=Path(f"{name}.json"), images=[IMAGE], wait=wait,
+    return Part(name=name, project=project_name(ID, name), file=Path(f"{name}.json"), images={}, wait=wait,
                 timeout_s=timeout_s, variables={})  # fmt: skip
 
 
@@ -72,7 +78,9 @@ def apply(looks: Callable[[float], Sequence[Container]], *parts: Part) -> float:
     def sleep(pause_s: float) -> None:
         clock[0] += pause_s
 
-    runtime = Runtime(Noted((), {}), Watched(looks, clock), lambda host: Access(), lambda: clock[0], sleep, settle_s=0)
+    runtime = Runtime(
+        Noted((), {}), Watched(looks, clock), NO_IMAGES, lambda *_: (), lambda: clock[0], sleep, settle_s=0
+    )
     runtime.apply(Generation(deployment=ID, revision=DIGEST, name="hello", parts=parts or [part()]))
     return clock[0]
 

@@ -304,15 +304,15 @@ def test_4_1_the_lock_stands_under_the_signature() -> None:
 @pytest.mark.parametrize(
     ("written", "name"),
     [
-        ("web", "web"),
+        ("web", "docker.io/library/web"),
         ("registry.example:5000/web:1", "registry.example:5000/web"),
         (f"registry.example/web:1@{DIGEST}", "registry.example/web"),
     ],
 )
-def test_4_2_each_image_is_rewritten_to_its_locked_digest(written: str, name: str) -> None:
+def test_4_2_each_image_is_named_by_its_locked_digest(written: str, name: str) -> None:
     model = {"services": {"web": {"image": written}}}
     found = pinned(model, Lock({}, {written: OTHER_DIGEST}), device="edge-17", deployment=ID, component="web")
-    assert found["services"]["web"]["image"] == f"{name}@{OTHER_DIGEST}"
+    assert found["services"]["web"]["image"] == f"{name}:sha256-{OTHER_DIGEST[7:]}"
 
 
 def test_4_3_an_image_that_the_lock_does_not_know_is_not_applied() -> None:

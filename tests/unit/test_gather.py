@@ -62,7 +62,6 @@ def test_6_13_a_vendors_signature_by_another_key_is_refused(plant: Plant) -> Non
 
 
 def test_4_3_what_ran_unlocked_is_refused_once_locks_are_enforced(plant: Plant) -> None:
-    plant.sim.put_manifest("images/cell", "1", b"the image")
     plant.device.lock_resolve = True
     plant.publish(plant.workload("pump", "b", locked=False), counter=2)
     assert plant.device.once().outcome == "applied"
@@ -84,7 +83,6 @@ def test_6_13_what_runs_is_held_against_a_new_rule_until_it_fits(plant: Plant) -
 
 
 def test_4_3_what_ran_unlocked_is_refused_at_every_look(plant: Plant) -> None:
-    plant.sim.put_manifest("images/cell", "1", b"the image")
     plant.device.lock_resolve = True
     plant.publish(plant.workload("pump", "b", locked=False), counter=2)
     assert plant.device.once().outcome == "applied"

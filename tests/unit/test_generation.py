@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from margo_agent.generation import Generations, project_name
+from margo_agent.generation import Generation, Generations, project_name
 from margo_agent.model import pinned, without_tag
 from margo_oci.archive import Entry
 from margo_oci.compose import Compose
@@ -17,6 +17,7 @@ from margo_oci.package import Archive
 from tests.unit.scenes import DIGEST, ID, OTHER_DIGEST, component, deployment, lock
 
 IMAGE = "registry.example/web:1"
+LOCAL = f"registry.example/web:sha256-{DIGEST[7:]}"
 
 
 class PaperCompose(Compose):
@@ -65,7 +66,7 @@ def test_what_is_built_or_pulled_elsewhere_is_taken_out_and_the_rest_stays() -> 
     assert found == {
         "services": {
             "web": {
-                "image": f"registry.example/web@{DIGEST}",
+                "image": LOCAL,
                 "ports": ["80"],
                 "labels": {
                     "a": "b",
@@ -99,7 +100,7 @@ def test_a_generation_holds_all_that_running_it_needs(tmp_path: Path) -> None:
     one = placed(parameters={"a": {"value": 1.5, "targets": [{"pointer": "A", "components": ["web"]}]}})
     generation = generations(tmp_path).prepare(one, lock())
     (part,) = generation.parts
-    assert generation.images == [f"registry.example/web@{DIGEST}"]
+    assert generation.images == {LOCAL: f"registry.example/web@{DIGEST}"}
     assert (part.name, part.project, part.wait, part.timeout_s) == ("web", project_name(ID, "web"), True, 300.0)
     assert json.loads(part.file.read_bytes())["services"]["web"]["environment"] == {"A": "1.5"}
     folder = part.file.parent.parent
@@ -114,7 +115,7 @@ def test_a_component_may_have_the_name_of_any_file(name: str, tmp_path: Path) ->
     one = placed(deploymentProfile={"type": "compose", "components": [component(name)]})
     generation = generations(tmp_path).prepare(one, lock())
     assert [part.name for part in generation.parts] == [name]
-    assert json.loads(generation.parts[0].file.read_bytes())["services"]["web"]["image"].endswith(DIGEST)
+    assert json.loads(generation.parts[0].file.read_bytes())["services"]["web"]["image"] == LOCAL
 
 
 def test_a_generation_is_made_once_and_opened_again(tmp_path: Path) -> None:
@@ -135,6 +136,27 @@ def test_what_a_power_cut_left_half_made_is_made_anew(tmp_path: Path) -> None:
     assert not (generation.parts[0].file.parent.parent / "half").exists()
     found.add_component(OTHER_DIGEST, Archive("hello", (Entry("compose.yaml", b"x"),)))
     assert found.has_component(OTHER_DIGEST)
+
+
+def by_an_older_agent(generation: Generation) -> None:
+    """Rewrite a generation as agents wrote it that had the engine pull by digest."""
+    file = generation.parts[0].file.parent.parent / "generation.json"
+    raw = json.loads(file.read_bytes())
+    raw["parts"][0]["images"] = [f"registry.example/web@{DIGEST}"]
+    file.write_text(json.dumps(raw))
+
+
+def test_what_an_older_agent_installed_is_opened_as_it_is(tmp_path: Path) -> None:
+    one, found = placed(), generations(tmp_path)
+    by_an_older_agent(found.prepare(one, lock()))
+    image = f"registry.example/web@{DIGEST}"
+    assert found.open(ID, one.revision).images == {image: image}
+
+
+def test_what_an_older_agent_prepared_is_made_anew(tmp_path: Path) -> None:
+    one, found = placed(), generations(tmp_path)
+    by_an_older_agent(found.prepare(one, lock()))
+    assert list(found.prepare(one, lock()).images) == [LOCAL]
 
 
 def test_an_unlocked_image_never_becomes_a_generation(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from margo_oci.content import Descriptor, canonical_json, digest_of
 from margo_oci.cosign import sign
 from margo_oci.desired_state import COUNTER, SCOPE, build_state
 from margo_oci.errors import FormatError, NotFound, RegistryError, TrustError
-from margo_oci.images import image_bytes
+from margo_oci.images import read_image
 from margo_oci.manifest import IMAGE_INDEX
+from margo_oci.platforms import Platform
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
 from margo_oci.store import Store
@@ -305,7 +306,7 @@ def test_7_1_an_image_index_that_names_no_digest_is_refused(digest: Any) -> None
     index = {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [entry]}
     sim.put_manifest("images/cell", "1", canonical_json(index))
     with pytest.raises(FormatError, match=r"the index names .* for linux/amd64: sha256:… is expected") as error:
-        ask(sim, lambda registry: image_bytes(registry, Reference(HOST, "images/cell", "1"), machine="x86_64"))
+        ask(sim, lambda registry: read_image(registry, Reference(HOST, "images/cell", "1"), Platform("amd64")))
     assert str(error.value).isprintable()
     assert len(sim.requests) == 1
 

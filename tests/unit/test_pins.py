@@ -39,7 +39,6 @@ def test_6_14_a_release_that_moved_is_told_with_both_digests() -> None:
 
 def test_6_14_a_moved_component_is_an_alarm_where_the_device_resolves_tags_itself(tmp_path: Path) -> None:
     plant = Plant(tmp_path)
-    plant.sim.put_manifest("images/cell", "1", b"the image")
     plant.device.lock_resolve = True
     plant.publish(plant.workload("pump", "a", locked=False), counter=1)
     assert plant.device.once().outcome == "applied"

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from margo_oci.content import canonical_json, digest_of
+from margo_oci.content import digest_of
 from margo_oci.errors import ApplyError, FormatError
-from margo_oci.manifest import IMAGE_MANIFEST
 from tests.simulators.engine import PowerCut
-from tests.simulators.faults import answers, unreachable
-from tests.simulators.plant import IMAGE, IMAGE_DIGEST, NOON, Plant, id_of
+from tests.simulators.faults import answers, silent, stalls, unreachable
+from tests.simulators.plant import IMAGE, IMAGE_BYTES, IMAGE_DIGEST, LOCAL_IMAGE, NOON, Plant, id_of
 from tests.simulators.registry import ALWAYS, SimulatedRegistry
 
 PINNED_IMAGE = f"{IMAGE.rpartition(':')[0]}@{IMAGE_DIGEST}"
+LOADED = f"load {LOCAL_IMAGE}"
+IMAGE_BLOB = digest_of(IMAGE_BYTES)
 
 
 @pytest.fixture
@@ -128,19 +129,20 @@ def test_5_4_everything_is_on_the_device_before_the_first_running_thing_is_touch
     publish(plant, 2, mixer="a")
     plant.device.once()
     log = plant.device.engine.log
-    assert (log[0], set(log[1:3]), log[3]) == (f"pull {PINNED_IMAGE}", {"down pump", "down valve"}, "up mixer")
+    assert (log[0], set(log[1:3]), log[3]) == (LOADED, {"down pump", "down valve"}, "up mixer")
 
 
 def test_5_4_an_image_that_cannot_be_pulled_touches_nothing_of_its_deployment(plant: Plant) -> None:
     running(plant, pump="a")
     plant.device.engine.images.clear()
-    plant.device.engine.unavailable_images.add(PINNED_IMAGE)
+    plant.sim.fail(answers(404), on="images/cell/manifests", times=ALWAYS)
     publish(plant, 2, pump="b")
     report = plant.device.once()
     assert report.outcome == "failed"
-    assert f"pull {PINNED_IMAGE}: manifest unknown" in report.message
+    assert f"pull {PINNED_IMAGE}: GET https://registry.example/v2/images/cell" in report.message
+    assert "the registry does not have it; nothing was changed" in report.message
     assert plant.device.engine.running == {"pump": "a"}
-    plant.device.engine.unavailable_images.clear()
+    plant.sim.recover()
     assert plant.device.once().outcome == "applied"
     assert plant.device.engine.running == {"pump": "b"}
 
@@ -325,10 +327,10 @@ def test_5_6_what_is_unsure_is_put_back_when_the_next_revision_cannot_even_be_pr
     plant.device.once()
     plant.device.engine.spoiled.clear()
     plant.device.engine.images.clear()
-    plant.device.engine.unavailable_images.add(PINNED_IMAGE)
+    plant.sim.fail(answers(404), on="images/cell/manifests", times=ALWAYS)
     publish(plant, 3, pump="c")
     report = plant.device.once()
-    assert report.message.endswith("manifest unknown; the last good version is back")
+    assert report.message.endswith("does not have it; the last good version is back")
     assert plant.device.engine.running == {"pump": "a"}
     assert (plant.device.record.unsure, plant.device.record.settled) == ((), False)
 
@@ -368,7 +370,7 @@ def test_5_5_a_component_with_another_name_gets_the_port_of_the_old_one(plant: P
 def test_5_4_a_component_that_goes_runs_on_until_what_comes_is_prepared(plant: Plant) -> None:
     running(plant, pump="a")
     plant.device.engine.images.clear()
-    plant.device.engine.unavailable_images.add(PINNED_IMAGE)
+    plant.sim.fail(answers(404), on="images/cell/manifests", times=ALWAYS)
     plant.publish(plant.workload("pump", "a", component="piston"), counter=2)
     assert plant.device.once().outcome == "failed"
     assert plant.device.engine.running == {"pump": "a"}
@@ -459,13 +461,13 @@ def test_5_6_a_workload_that_cannot_be_taken_down_does_not_hold_up_the_others(pl
 def test_5_6_an_image_that_cannot_be_pulled_does_not_hold_up_the_others(plant: Plant) -> None:
     running(plant, pump="a", valve="a")
     plant.device.engine.images.clear()
-    plant.device.engine.unavailable_images.add(PINNED_IMAGE)
+    plant.sim.fail(answers(404), on="images/cell/manifests", times=ALWAYS)
     publish(plant, 2, pump="b")
     assert plant.device.once().outcome == "failed"
     assert plant.device.engine.running == {"pump": "a"}
 
 
-@pytest.mark.parametrize("doing", [f"pull {PINNED_IMAGE}", "up pump", "down valve", "up mixer"])
+@pytest.mark.parametrize("doing", [LOADED, "up pump", "down valve", "up mixer"])
 def test_an_engine_that_goes_away_in_any_step_leaves_it_to_be_done(plant: Plant, doing: str) -> None:
     running(plant, pump="a", valve="a")
     plant.device.engine.images.clear()
@@ -528,12 +530,14 @@ def test_a_stop_does_not_wait_for_a_component_to_come_up(plant: Plant) -> None:
 
 
 def test_a_stop_does_not_wait_for_a_pull(plant: Plant) -> None:
-    plant.device.engine.silent_images.add(PINNED_IMAGE)
+    plant.sim.fail(stalls(lambda: setattr(plant.device, "stopping", True)), on=IMAGE_BLOB)
     publish(plant, 1, pump="a")
-    stop_at(plant, f"wait for {PINNED_IMAGE}")
     assert "stopped on request" in plant.device.once().message
-    assert plant.device.engine.clock.now_s < 1
     assert plant.device.record.unsure == ()
+    assert plant.device.parts == [IMAGE_BYTES[:3]]
+    plant.device.stopping = False
+    assert plant.device.once().outcome == "applied"
+    assert plant.sim.requests[-1].headers["range"] == "bytes=3-"
 
 
 def test_a_stop_ends_a_restore_as_well(plant: Plant) -> None:
@@ -545,12 +549,13 @@ def test_a_stop_ends_a_restore_as_well(plant: Plant) -> None:
 def test_5_4_a_pull_that_gets_nowhere_is_given_up_and_tried_again(plant: Plant) -> None:
     running(plant, pump="a")
     plant.device.engine.images.clear()
-    plant.device.engine.silent_images.add(PINNED_IMAGE)
+    plant.sim.fail(silent, on=IMAGE_BLOB, times=ALWAYS)
     publish(plant, 2, pump="b")
     report = plant.device.once()
-    assert report.message == f"pump: pull {PINNED_IMAGE}: nothing came for 300 s; nothing was changed"
+    assert report.message.startswith(f"pump: pull {PINNED_IMAGE}: GET https://registry.example/v2/images/cell/blobs/")
+    assert report.message.endswith("no answer in time; nothing was changed")
     assert plant.device.record.failed == {}
-    plant.device.engine.silent_images.clear()
+    plant.sim.recover()
     assert plant.device.once().outcome == "applied"
     assert plant.device.engine.running == {"pump": "b"}
 
@@ -563,7 +568,7 @@ def test_6_10_the_counter_is_stored_before_anything_is_applied(plant: Plant) -> 
     publish(plant, 7, pump="a")
     plant.device.engine.after = lambda what: seen.append((what, plant.device.counter))
     plant.device.once()
-    assert seen == [(f"pull {PINNED_IMAGE}", 7), ("up pump", 7)]
+    assert seen == [(LOADED, 7), ("up pump", 7)]
 
 
 def test_a_pass_that_was_cut_off_goes_on_from_its_record(plant: Plant) -> None:
@@ -744,19 +749,7 @@ def test_a_state_is_verified_again_when_the_keys_of_the_policy_change(plant: Pla
 
 
 def test_plan_counts_an_image_that_several_need_once(plant: Plant) -> None:
-    image = {
-        "schemaVersion": 2,
-        "mediaType": IMAGE_MANIFEST,
-        "config": _described(b"{}"),
-        "layers": [_described(b"1" * 98)],
-    }
-    data = canonical_json(image)
-    plant.sim.put_manifest("images/cell", "1", data)
-    plant.image_digest = digest_of(data)
+    plant.image_digest = plant.publish_image(b"1" * 98)
     plant.publish(plant.workload("pump", "a"), plant.workload("valve", "a"), counter=1)
     report = plant.device.plan()
-    assert sorted(one.bytes or 0 for one in report.deployments) == [0, 100]
-
-
-def _described(data: bytes) -> dict[str, object]:
-    return {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest_of(data), "size": len(data)}
+    assert sorted(one.bytes or 0 for one in report.deployments) == [0, 98]

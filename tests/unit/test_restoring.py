@@ -9,9 +9,8 @@ import pytest
 from margo_agent.engine import Container, _says_names
 from margo_agent.generation import Generation
 from margo_agent.runtime import Runtime
-from margo_oci.registry import Access
 from tests.unit.scenes import DIGEST, ID
-from tests.unit.test_format_rules_device import Noted, Watched, container, part
+from tests.unit.test_format_rules_device import NO_IMAGES, Noted, Watched, container, part
 
 
 class Hashing(Noted):
@@ -47,7 +46,7 @@ def told(*there: Container) -> Sequence[str]:
     """Apply a generation; return what Compose is told besides the usual."""
     looks: Callable[[float], Sequence[Container]] = lambda _: there  # noqa: E731
     compose = Hashing((), {})
-    runtime = Runtime(compose, Watched(looks, [0.0]), lambda host: Access(), lambda: 0.0, lambda pause_s: None)
+    runtime = Runtime(compose, Watched(looks, [0.0]), NO_IMAGES, lambda *_: (), lambda: 0.0, lambda pause_s: None)
     runtime.apply(Generation(deployment=ID, revision=DIGEST, name="x", parts=[part(wait=False)]))
     (arguments,) = TOLD
     return arguments[arguments.index("--remove-orphans") + 1 :]

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.simulators.engine import PowerCut
+from tests.simulators.faults import answers
 from tests.simulators.plant import Plant, id_of
+from tests.simulators.registry import ALWAYS
 from tests.unit.test_reconcile import cut_power_after, publish, running
 
 
@@ -67,7 +69,9 @@ def test_5_10_the_next_state_is_tried_with_everything_in_it(plant: Plant) -> Non
 def test_5_10_an_image_that_cannot_be_had_touches_nothing_and_is_asked_for_again(plant: Plant) -> None:
     running(plant, pump="a", valve="a")
     ids = plant.device.engine.ids
-    image = publish_without_image(plant)
+    plant.device.engine.images.clear()
+    plant.sim.fail(answers(404), on="images/cell/manifests", times=ALWAYS)
+    publish(plant, 2, pump="b", tank="a")
     report = plant.device.once()
     assert (report.outcome, plant.device.engine.ids) == ("failed", ids)
     assert {one.name: one.state for one in report.deployments} == {
@@ -75,18 +79,9 @@ def test_5_10_an_image_that_cannot_be_had_touches_nothing_and_is_asked_for_again
         "tank": "failed",
         "valve": "pending",
     }
-    plant.device.engine.unavailable_images.discard(image)
+    plant.sim.recover()
     assert plant.device.once().outcome == "applied"
     assert plant.device.engine.running == {"pump": "b", "tank": "a"}
-
-
-def publish_without_image(plant: Plant) -> str:
-    """Publish a state whose image is gone."""
-    (image,) = plant.device.engine.images
-    plant.device.engine.images.clear()
-    plant.device.engine.unavailable_images.add(image)
-    publish(plant, 2, pump="b", tank="a")
-    return image
 
 
 def test_5_10_a_deployment_that_can_never_run_touches_nothing(plant: Plant) -> None:

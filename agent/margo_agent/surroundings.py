@@ -1,0 +1,90 @@
+"""What is around a deployment on this device: who holds its ports, which paths are there, what the machine has."""
+
+import errno
+import socket
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from margo_agent.engine import Engine, Published
+from margo_agent.fit import Facts, Needs, Port, faults_of, needs_of
+
+_GPU = Path("/dev/nvidiactl")
+_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Looks at this device, and at the engine's containers; those of `device` are ours."""
+
+    engine: Engine
+    device: str
+
+    def misfits(
+        self, models: Sequence[Mapping[str, Any]], deployment: str, changing: Collection[str] | None = None
+    ) -> Sequence[str]:
+        """Return why these models of a deployment cannot run here; what `changing` deployments hold will be free."""
+        needs = needs_of(models)
+        return faults_of(needs, self.facts(needs, None if changing is None else {*changing, deployment}))
+
+    def facts(self, needs: Needs, changing: Collection[str] | None) -> Facts:
+        """Look at what is needed."""
+        engine, local = self.engine.facts(), self.engine.is_local
+        return Facts(
+            platform=engine.platform,
+            memory_bytes=engine.memory_bytes,
+            cpus=engine.cpus,
+            gpu=not local or _GPU.exists() or any("nvidia" in runtime for runtime in engine.runtimes),
+            taken=self._taken([port for one in needs.publishings for port in one.ports], changing),
+            absent=frozenset(path for path in needs.paths.values() if local and _is_absent(path)),
+        )
+
+    def _taken(self, ports: Sequence[Port], changing: Collection[str] | None) -> Mapping[Port, str]:
+        if not ports:
+            return {}
+        held = [(Port(one.port, one.protocol, _any(one.address)), one) for one in self.engine.published()]
+        taken: dict[Port, str] = {}
+        for port in ports:
+            holders = [one for at, one in held if at.meets(port)]
+            stay = [one for one in holders if not self._goes(one, changing)]
+            if stay:
+                taken[port] = f"the container {stay[0].container}"
+            elif not holders and self.engine.is_local and (words := _cannot_bind(port)):
+                taken[port] = words
+        return taken
+
+    def _goes(self, one: Published, changing: Collection[str] | None) -> bool:
+        return one.device == self.device and (changing is None or one.deployment in changing)
+
+
+def _is_absent(path: str) -> bool:
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it may be there: only the engine is allowed to look
+        return False
+    return False
+
+
+def _any(address: str) -> str:
+    return "" if address in ("", "0.0.0.0", "::") else address  # noqa: S104
+
+
+def _cannot_bind(port: Port) -> str:
+    """Return who has a port, as far as the kernel tells; "" if it is free, or if we may not ask."""
+    family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
+    kind = _KINDS.get(port.protocol)
+    if kind is None:
+        return ""
+    try:
+        with socket.socket(family, kind) as probe:
+            if kind == socket.SOCK_STREAM:  # connections that just ended are no hindrance
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((port.address, port.number))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return "a program of this device"
+        return "nobody: this device does not have that address" if error.errno == errno.EADDRNOTAVAIL else ""
+    return ""

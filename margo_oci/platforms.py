@@ -1,0 +1,36 @@
+"""Which images run on a machine, by what image indexes call its architecture (image-spec v1.1, image-index.md)."""
+
+from dataclasses import dataclass
+
+# What `uname -m` and engines say, to what image indexes say (image-spec v1.1, image-index.md, platform; Go's names).
+_MACHINES = {
+    "x86_64": ("amd64", "v1"), "amd64": ("amd64", "v1"), "aarch64": ("arm64", "v8"), "arm64": ("arm64", "v8"),
+    "armv7l": ("arm", "v7"), "arm": ("arm", "v7"), "armv6l": ("arm", "v6"), "i686": ("386", ""),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What a device can run: always Linux, one architecture, and of its variants those up to its own."""
+
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return f"linux/{self.architecture}"
+
+    @classmethod
+    def of(cls, machine: str) -> "Platform":
+        """Return the platform of a machine, as `uname -m` or an engine names it."""
+        return cls(*_MACHINES.get(machine, (machine, "")))
+
+    def rank(self, raw: object) -> str | None:
+        """Return how well an image for `raw` (image-index.md, platform) fits, higher is better; None: not at all."""
+        if not isinstance(raw, dict) or (raw.get("os"), raw.get("architecture")) != ("linux", self.architecture):
+            return None
+        variant = str(raw.get("variant") or self._usual)
+        return variant if variant <= (self.variant or self._usual) else None
+
+    @property
+    def _usual(self) -> str:
+        return _MACHINES.get(self.architecture, ("", ""))[1]
