@@ -6,6 +6,7 @@ A blob is checked each time it is read, so a write that a power cut lost costs a
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,6 +203,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that what a power cut leaves of it is not taken for whole: it loses its name first."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    try:
+        folder.rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone)
 
 
 def extract(entries: Sequence[Entry], folder: Path) -> None:

@@ -1,23 +1,24 @@
 """The one door to the container engine (Docker or Podman, through the Docker API): it looks, and it takes images."""
 
-import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import docker
 import requests
-from docker.errors import DockerException, ImageNotFound, StreamParseError
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound, StreamParseError
 from docker.utils.json_stream import json_stream
 
+from margo_agent.address import EngineUnavailable as EngineUnavailable
+from margo_agent.address import find_engine as find_engine
 from margo_agent.beside import Line, read_beside
+from margo_agent.drift import Seen
 from margo_agent.generation import project_name
-from margo_agent.interrupted import Interrupted
 from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL, DEVICE_LABEL
 from margo_agent.unready import PullFailed as PullFailed
-from margo_oci.errors import said
+from margo_oci.errors import ApplyError, said
 from margo_oci.platforms import Platform
 
 TIMEOUT_S = 120
@@ -27,10 +28,8 @@ DOCKER_WITH_ZSTD = 23
 _SERVICE_LABEL = "com.docker.compose.service"
 _PROJECT_LABEL = "com.docker.compose.project"
 _HASH_LABEL = "com.docker.compose.config-hash"
-
-
-class EngineUnavailable(Interrupted):
-    """The engine does not answer: nothing can be done now, and the workload is not to blame."""
+_ONE_OFF_LABEL = "com.docker.compose.oneoff"
+_LIMITS = ("Memory", "MemorySwap", "MemoryReservation", "NanoCpus", "CpuQuota", "CpuPeriod", "CpuShares", "CpusetCpus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,21 +107,6 @@ class Published:
     port: int
     protocol: str
     address: str
-
-
-def find_engine(configured: str, environment: Mapping[str, str]) -> str:
-    """Return the engine's address: configured, DOCKER_HOST, or the first socket that is there."""
-    if configured or environment.get("DOCKER_HOST"):
-        return configured or environment["DOCKER_HOST"]
-    runtime = environment.get("XDG_RUNTIME_DIR", "")
-    sockets = [Path("/var/run/docker.sock"), Path("/run/podman/podman.sock")]
-    sockets += [Path(runtime) / "docker.sock", Path(runtime) / "podman" / "podman.sock"] if runtime else []
-    for socket in sockets:
-        if os.access(socket, os.R_OK | os.W_OK):
-            return f"unix://{socket}"
-    raise EngineUnavailable(
-        "no container engine: neither a Docker nor a Podman socket is there, nor is DOCKER_HOST set"
-    )
 
 
 class Engine:
@@ -249,6 +233,91 @@ class Engine:
             log = self.client.api.logs(container.id, tail=LOG_LINES)
         return " / ".join(log.decode(errors="replace").strip().splitlines())[-300:]
 
+    def seen(self, device: str, projects: Set[str]) -> Sequence[Seen]:
+        """Return the containers with the label of `device`, and those of `projects` that name no device."""
+        found = []
+        with self._talking("list containers"):
+            for one in self.client.api.containers(all=True):
+                labels = one.get("Labels") or {}
+                of_project = DEVICE_LABEL not in labels and labels.get(_PROJECT_LABEL) in projects
+                if labels.get(_ONE_OFF_LABEL) != "True" and (labels.get(DEVICE_LABEL) == device or of_project):
+                    with suppress(NotFound):  # gone since
+                        found.append(_seen(self.client.api.inspect_container(one["Id"])))
+        return found
+
+    def network_projects(self) -> Mapping[str, str]:
+        """Return all networks, each with its Compose project or ""."""
+        with self._talking("list networks"):
+            listed = self.client.api.networks()
+        return {str(one["Name"]): str((one.get("Labels") or {}).get(_PROJECT_LABEL, "")) for one in listed}
+
+    def image_id(self, name: str) -> str:
+        """Return the id of the image that `name` leads to; "" if there is none."""
+        with self._talking("look for an image"):
+            try:
+                return _image_id(str(self.client.images.get(name).id))
+            except ImageNotFound:
+                return ""
+
+    def image_bytes(self, name: str) -> int:
+        """Return the size of an image, of which other images may share layers; 0 if it is not here."""
+        with self._talking("look for an image"):
+            try:
+                return int(self.client.images.get(name).attrs["Size"])
+            except ImageNotFound:
+                return 0
+
+    def images_in_use(self) -> Set[str]:
+        """Return the ids and names of images that any container has, ours or not, running or not."""
+        with self._talking("list containers"):
+            listed = self.client.api.containers(all=True)
+        return {_image_id(str(one.get("ImageID", ""))) for one in listed} | {
+            str(one.get("Image", "")) for one in listed
+        }
+
+    def name_image(self, image_id: str, name: str) -> None:
+        """Let `name` lead to an image that is here."""
+        repository, _, tag = name.rpartition(":")
+        with self._talking(f"name an image {name}"):
+            self.client.api.tag(image_id, repository, tag, force=True)
+
+    def take_name(self, name: str) -> None:
+        """Take a name from an image, which goes with its last one. What another container uses stays."""
+        with self._talking(f"remove {name}"), suppress(NotFound):
+            self.client.api.remove_image(name)
+
+    def unpause(self, container: str) -> None:
+        """Let a paused container go on."""
+        with self._acting(f"unpause {container[:12]}"):
+            self.client.api.unpause(container)
+
+    def remove_container(self, container: str) -> None:
+        """Stop a container as its maker wanted it, and remove it; its volumes stay."""
+        with self._acting(f"remove container {container[:12]}"):
+            self.client.api.stop(container)
+            self.client.api.remove_container(container, force=True)
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network in which nothing is."""
+        with self._acting(f"remove network {name}"):
+            self.client.api.remove_network(name)
+
+    def folder(self) -> str:
+        """Return where the engine keeps images, as it says; "" if it does not."""
+        with self._talking("ask for its folder"):
+            return str(self.client.api.info().get("DockerRootDir") or "")
+
+    @contextmanager
+    def _acting(self, doing: str) -> Iterator[None]:
+        """Do something to one thing: that it is gone is well, and what the engine refuses is no fault of the engine."""
+        with self._talking(doing):
+            try:
+                yield
+            except NotFound:
+                return
+            except APIError as error:
+                raise ApplyError(f"engine at {self.address}: {doing}: {_words(error)}") from None
+
     @contextmanager
     def _talking(self, doing: str) -> Iterator[None]:
         try:
@@ -300,3 +369,31 @@ def _health(state: Mapping[str, object]) -> str:
     health = state.get("Health") or state.get("Healthcheck")  # Podman says Healthcheck
     status = health.get("Status", "") if isinstance(health, dict) else ""
     return "" if status == "none" else str(status)
+
+
+def _image_id(text: str) -> str:
+    """Return an image's id as Docker writes it; Podman leaves the algorithm out."""
+    return text if not text or text.startswith("sha256:") else f"sha256:{text}"
+
+
+def _seen(raw: Mapping[str, Any]) -> Seen:
+    labels = raw["Config"].get("Labels") or {}
+    host = raw.get("HostConfig") or {}
+    restart = str((host.get("RestartPolicy") or {}).get("Name") or "no")
+    networks = frozenset((raw.get("NetworkSettings") or {}).get("Networks") or {})
+    name = str(raw["Name"]).lstrip("/")
+    limits = {key: str(host[key]) for key in _LIMITS if host.get(key)}
+    return Seen(
+        id=str(raw["Id"]),
+        name=name,
+        device=str(labels.get(DEVICE_LABEL, "")),
+        deployment=str(labels.get(DEPLOYMENT_LABEL, "")),
+        project=str(labels.get(_PROJECT_LABEL, "")),
+        service=str(labels.get(_SERVICE_LABEL, "")),
+        status=str(raw["State"].get("Status", "")),
+        exit_code=int(raw["State"].get("ExitCode", 0)),
+        restart=restart,
+        hash=str(labels.get(_HASH_LABEL, "")),
+        networks=networks,
+        settings={**limits, "name": name, "restart": restart, "networks": " ".join(sorted(networks))},
+    )

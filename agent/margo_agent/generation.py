@@ -21,7 +21,7 @@ from margo_oci.deployment import Component, Deployment
 from margo_oci.desired_state import Lock, Placed
 from margo_oci.errors import ApplyError, FormatError
 from margo_oci.package import Archive
-from margo_oci.store import extract, sync_folder, write_whole
+from margo_oci.store import extract, remove_folder, sync_folder, write_whole
 
 PARTS = "parts"  # a folder of their own: a component may have any name
 
@@ -122,7 +122,7 @@ class Generations:
         names = {_name(revision) for revision in keep}
         for child in folder.iterdir() if folder.is_dir() else ():
             if child.name not in names:
-                shutil.rmtree(child)
+                remove_folder(child)
         if not names:
             shutil.rmtree(folder, ignore_errors=True)
 

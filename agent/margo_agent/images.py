@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from margo_agent.engine import Engine
+from margo_agent.given import GivenNames
 from margo_agent.interrupted import Interrupted
 from margo_agent.loading import archive
 from margo_agent.report import Brought
@@ -59,6 +60,7 @@ class Images:
     registry: Callable[[], Registry]
     store: Store
     room: Room
+    given: GivenNames
     go_on: Callable[[], None] = lambda: None
     sleep: Sleep = asyncio.sleep
     look_every_s: float = 0.25
@@ -69,7 +71,7 @@ class Images:
 
         `faults` is what else stands in the way. Raises Unfit with all that does, NoRoom and PullFailed; Interrupted.
         """
-        names = {name: wanted[name] for name in wanted if not self.engine.has_image(name)}
+        names = self._lacking(wanted)
         if not names:
             if faults:
                 raise Unfit("; ".join(faults))
@@ -79,7 +81,7 @@ class Images:
 
     def to_come(self, wanted: Mapping[str, str]) -> tuple[int, Traffic]:
         """Return how many bytes would have to come, and what finding that out cost. Raises MargoError."""
-        names = {name: wanted[name] for name in wanted if not self.engine.has_image(name)}
+        names = self._lacking(wanted)
         sums: list[int] = []
 
         async def look(registry: Registry) -> None:
@@ -90,6 +92,12 @@ class Images:
 
         traffic = self._with_registry(look)
         return sum(sums), traffic
+
+    def _lacking(self, wanted: Mapping[str, str]) -> Mapping[str, str]:
+        """Return those of `wanted` that the engine does not have, or has under a name that leads elsewhere by now."""
+        given = self.given.load()
+        here = {name: self.engine.image_id(name) for name in wanted}
+        return {name: wanted[name] for name in wanted if not here[name] or here[name] != given.get(name)}
 
     def _with_registry(self, work: Callable[[Registry], Coroutine[Any, Any, None]]) -> Traffic:
         async def run() -> Traffic:
@@ -206,6 +214,7 @@ class Images:
 
     def _hand_over(self, one: Missing) -> None:
         what = f"load {one.image.reference}"
+        self.given.gave(one.name, "")  # first, so that the name is known for ours whatever happens now
         try:
             for _ in self.engine.load(lambda: archive(one.image, one.name, one.layers, self.store.pieces), what):
                 self.go_on()
@@ -213,6 +222,7 @@ class Images:
             raise PullFailed(f"{what}: {error}; it is fetched again next time") from None
         if self.engine.layers_of(one.name) != one.image.diff_ids:
             raise PullFailed(f"{what}: the engine does not have it under {one.name} afterwards, or with other layers")
+        self.given.gave(one.name, self.engine.image_id(one.name))
 
     def _forget(self, one: Missing) -> None:
         """Drop the layers: they are in the engine now."""

@@ -5,15 +5,19 @@ What a pass imports and allocates ends with its process, so the idle agent stays
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from margo_agent.clock import Clock
 from margo_agent.config import AgentConfig
+from margo_agent.events import Due
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
 from margo_agent.standing import check_head, look_for_roots_is_due, repeat
+from margo_agent.watching import Watch
 from margo_oci.content import MANIFEST_LIMIT_BYTES
 from margo_oci.errors import MargoError, RegistryError, TrustError
 from margo_oci.freshness import CARRIER_LIMIT_BYTES
@@ -22,6 +26,8 @@ from margo_oci.registry import Received, Registry
 BACKOFF_LIMIT_S = 600.0
 DOUBLINGS = 6
 LOOK_LIMIT_S = 120.0
+CLEAN_FIRST_S = 600.0  # after the start, which has enough to do
+CLEAN_EVERY_S = 24 * 3600.0
 
 Result = Mapping[str, Any]  # a report's JSON form
 
@@ -39,6 +45,7 @@ def pause_s(interval_s: float, failures: int, retry_after_s: float | None, chanc
 class Loop:
     """Looks, starts passes, waits. `pass_` runs one with the manifest that was just received, or none.
 
+    With a `watch`, what changes on the engine is looked at by `correct`; `clean` takes away what nothing needs, daily.
     `interrupt` asks a pass under way to end as soon as it can; `reload` reads the configuration again; `closed` says
     why what is prepared has to wait, "" if it may be applied.
     """
@@ -54,11 +61,16 @@ class Loop:
     chance: Callable[[], float]
     clock: Clock
     closed: Callable[[AgentConfig, Record], str]
+    watch: Watch | None = None
+    correct: Callable[[Due], Awaitable[Result]] | None = None
+    clean: Callable[[], Awaitable[Result]] | None = None
     registry: Registry = field(init=False)
     failures: int = 0
     looked: bool = False
     hung_up: bool = False
     told: tuple[Any, ...] = ()
+    told_drift: str = ""
+    cleaned_s: float = field(default_factory=lambda: time.monotonic() + CLEAN_FIRST_S - CLEAN_EVERY_S)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     waking: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -70,10 +82,10 @@ class Loop:
         loop.add_signal_handler(signal.SIGHUP, self.hang_up)
         await self._restore()
         while not self.stopping.is_set():
-            async with self.connect(self.config) as self.registry:
+            async with self.connect(self.config) as self.registry, self._listening():
                 while not self.stopping.is_set() and not self._reloaded():
                     self.waking.clear()
-                    await self._wait(await self.look())
+                    await self._rest(await self.look())
 
     def stop(self) -> None:
         """End; a pass under way ends as soon as it can."""
@@ -159,7 +171,8 @@ class Loop:
         return self.config.trust.mode == "head+release" and look_for_roots_is_due(record, now)
 
     async def _passed(self, manifest: bytes | None) -> Result:
-        result = await self.pass_(manifest)
+        async with self._at_work():
+            result = await self.pass_(manifest)
         through = result["outcome"] in ("applied", "unchanged", "waiting", "failed") and result.get("digest")
         self.looked = self.looked or bool(through)
         return result
@@ -168,6 +181,63 @@ class Loop:
         limit_bytes = CARRIER_LIMIT_BYTES if self.config.trust.mode == "head+release" else MANIFEST_LIMIT_BYTES
         at = self.config.look_at
         return await self.registry.manifest(at, known=known, limit_bytes=limit_bytes) if known else None
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        """Listen to the engine that the configuration names."""
+        if self.watch is None:
+            yield
+            return
+        self.watch.device = self.config.device
+        listening = asyncio.create_task(self.watch.listen())
+        try:
+            yield
+        finally:
+            listening.cancel()
+
+    @asynccontextmanager
+    async def _at_work(self) -> AsyncIterator[None]:
+        """What the engine says while the block runs is our own doing."""
+        async with self.watch.at_work() if self.watch else nullcontext():
+            yield
+
+    async def _rest(self, pause_s: float) -> None:
+        """Wait, and meanwhile put right what changes on the engine, and clean up when it is time."""
+        await self._clean()
+        resting = asyncio.ensure_future(self._wait(pause_s))
+        due = asyncio.ensure_future(self.watch.due()) if self.watch else None
+        try:
+            while not resting.done() and due:
+                await asyncio.wait({resting, due}, return_when=asyncio.FIRST_COMPLETED)
+                if due.done() and not self.stopping.is_set():
+                    await self._correct(due.result())
+                    due = asyncio.ensure_future(self.watch.due()) if self.watch else None
+            await resting
+        finally:
+            resting.cancel()
+            if due:
+                due.cancel()
+
+    async def _correct(self, due: Due) -> None:
+        if not self.correct or not self.watch:
+            return
+        async with self.watch.at_work():
+            result = await self.correct(due)
+        self.watch.looked(due, result)
+        words = f"{result['outcome']} {result.get('message', '')}"
+        if result["outcome"] != "unchanged" or result.get("message"):
+            if words != self.told_drift or result["outcome"] == "applied":
+                self.tell(result)
+            self.told_drift = words
+        elif not due.deployments:
+            self.told_drift = ""
+
+    async def _clean(self) -> None:
+        if self.clean and time.monotonic() - self.cleaned_s >= CLEAN_EVERY_S:
+            self.cleaned_s = time.monotonic()
+            result = await self.clean()
+            if result["outcome"] != "unchanged":
+                self.tell(result)
 
     async def _wait(self, timeout_s: float) -> None:
         try:

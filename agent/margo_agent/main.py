@@ -1,14 +1,13 @@
 """The command `margo-agent`: reads the configuration, builds what a pass needs, and says what happened."""
 
 import asyncio
-import functools
 import json
 import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +20,13 @@ from margo_agent.passes import Passes
 from margo_agent.printing import log, plain, plain_lines, show
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
-from margo_agent.state_folder import locked
+from margo_agent.state_folder import AtWork, locked
 from margo_oci.content import MANIFEST_LIMIT_BYTES
 from margo_oci.errors import FormatError, MargoError, explain
 from margo_oci.registry import Registry
 
 if TYPE_CHECKING:
+    from margo_agent.building import Parts
     from margo_agent.reconcile import Reconciler
 
 DEFAULT_CONFIG = "/etc/margo-agent/config.yaml"
@@ -84,7 +84,10 @@ def run(config_file: Path, output: str) -> None:
     Example:
       margo-agent run --config /etc/margo-agent/config.yaml
     """
+    from margo_agent.address import find_engine
     from margo_agent.loop import Loop
+    from margo_agent.noticed import NoticedFile
+    from margo_agent.watching import Watch
 
     config = load_config(config_file)
     passes = Passes(config_file=config.file)
@@ -101,6 +104,14 @@ def run(config_file: Path, output: str) -> None:
             interrupt=passes.interrupt,
             tell=lambda result: log(result, output),
             chance=random.SystemRandom().random,
+            watch=Watch(
+                address=lambda: find_engine(loop.config.engine, os.environ),
+                device=config.device,
+                names=lambda: NoticedFile(config.state_dir / "drift.json").load().names,
+                say=lambda words: log({"outcome": "failed", "message": words}, output),
+            ),
+            correct=passes.correct,
+            clean=passes.clean,
         )
         asyncio.run(loop.run())
 
@@ -122,7 +133,17 @@ def once(config_file: Path, output: str, offered: Any) -> int:
       margo-agent once --config edge-17.yaml -o json
     """
     data = offered.read(MANIFEST_LIMIT_BYTES + 1) if offered else b""
-    return _pass(config_file, output, lambda reconciler, report: reconciler.once(report, offered=data))
+    return _alone(config_file, output, lambda config, report: _cleaned_up(config, data, report))
+
+
+def _cleaned_up(config: AgentConfig, offered: bytes, report: Report) -> Report:
+    """Do a pass, and remove what nothing needs since it was applied. What cannot be removed now is, another day."""
+    built = parts(config)
+    built.reconciler().once(report, offered=offered)
+    if report.outcome == "applied":
+        with suppress(MargoError, OSError):
+            built.cleaner().clean()
+    return report
 
 
 @cli.command()
@@ -136,6 +157,60 @@ def restore(config_file: Path, output: str) -> int:
       margo-agent restore --config edge-17.yaml
     """
     return _pass(config_file, output, lambda reconciler, report: reconciler.restore(report))
+
+
+@cli.command(hidden=True)
+@config_option
+@output_option
+@click.option("--stopped", multiple=True, help="A container that somebody stopped.")
+@click.argument("deployments", nargs=-1)
+def correct(config_file: Path, output: str, stopped: tuple[str, ...], deployments: tuple[str, ...]) -> int:
+    """Look at what runs, and put right what is not as the record says; `run` does so by the engine's events."""
+
+    def work(config: AgentConfig, report: Report) -> Report:
+        record = RecordFile(config.state_dir / "record.json").load()
+        if record.current or record.installed:
+            parts(config).corrector().correct(record, report, only=set(deployments), stopped=set(stopped))
+        return report
+
+    try:
+        return _alone(config_file, output, work, wait=True)
+    except AtWork:  # what it does is looked at when it is done
+        show(Report("", "", held=True), output)
+        return 0
+
+
+@cli.command()
+@config_option
+@output_option
+@click.option("--dry-run", is_flag=True, help="Remove nothing; say what would go, and why.")
+def gc(config_file: Path, output: str, dry_run: bool) -> int:
+    """Remove what neither the installed revisions nor the way back need: by age, and when room is short.
+
+    `run` does so daily, and after each new state.
+
+    \b
+    Example:
+      margo-agent gc --dry-run
+    """
+    try:
+        config = load_config(config_file)
+        with locked(config.state_dir / "pass.lock"):
+            cleaned = parts(config).cleaner().clean(dry_run=dry_run)
+    except AtWork as error:
+        if output != "json":
+            raise
+        click.echo(json.dumps({"outcome": "unchanged", "message": str(error)}, indent=2))
+        return error.exit_code
+    except (MargoError, OSError) as error:
+        if output != "json":
+            raise
+        code, message = explain(error)
+        click.echo(json.dumps({"outcome": "failed", "message": message}, indent=2))
+        return code
+    text = "\n".join(plain(line) for line in cleaned.lines())
+    click.echo(json.dumps(cleaned.to_dict(), indent=2) if output == "json" else text)
+    return cleaned.exit_code
 
 
 @cli.command()
@@ -160,15 +235,23 @@ def reloaded(config: AgentConfig) -> AgentConfig:
 
 
 def _pass(config_file: Path, output: str, work: "Callable[[Reconciler, Report], Report]") -> int:
-    """Do one pass alone on the state directory, print its report, and return the exit code."""
+    """Do one pass, print its report, and return the exit code."""
+    return _alone(config_file, output, lambda config, report: work(parts(config).reconciler(), report))
+
+
+def _alone(config_file: Path, output: str, work: Callable[[AgentConfig, Report], Report], *, wait: bool = False) -> int:
+    """Do something alone on the state directory, print its report, and return the exit code.
+
+    Who can `wait` gets AtWork raised if another agent is at work.
+    """
     report = Report("", "")
     try:
         config = load_config(config_file)
         report = Report(str(config.source), config.device)
         with locked(config.state_dir / "pass.lock"):
-            work(reconciler(config), report)
+            work(config, report)
     except (MargoError, OSError) as error:
-        if output != "json":
+        if output != "json" or (wait and isinstance(error, AtWork)):
             raise
         code, report.message = explain(error)
         report.outcome = "failed"
@@ -205,99 +288,12 @@ def status(config_file: Path, output: str) -> int:
     return 0
 
 
-def reconciler(config: AgentConfig) -> "Reconciler":
-    """Build a pass out of its parts. Raises FormatError for a key that cannot be used."""
-    from margo_agent.applying import Applier
-    from margo_agent.crew import Crew
-    from margo_agent.engine import Engine, EngineUnavailable, find_engine
-    from margo_agent.gather import Gatherer
-    from margo_agent.generation import Generations
-    from margo_agent.images import Images
-    from margo_agent.lookout import Lookout
-    from margo_agent.preview import Preview
-    from margo_agent.reconcile import Reconciler
-    from margo_agent.room import Room
-    from margo_agent.runtime import Runtime
-    from margo_agent.stepping import Stepper
-    from margo_agent.surroundings import Surroundings
-    from margo_agent.survey import Survey
-    from margo_agent.trusted import load_trusted
-    from margo_oci.compose import Compose, find_compose
-    from margo_oci.pace import Pace
-    from margo_oci.store import Store
+def parts(config: AgentConfig) -> "Parts":
+    """Return the parts of this process, not yet built. Raises FormatError for a damaged record."""
+    from margo_agent.building import Parts
 
-    store = Store(config.state_dir)
-    record_file = RecordFile(config.state_dir / "record.json")
-
-    def compose() -> Compose:
-        try:
-            command = find_compose()
-        except FormatError as error:  # a matter of this device, not of what it was sent
-            raise EngineUnavailable(str(error)) from None
-        return Compose(command, _engine_environment(find_engine(config.engine, os.environ)))
-
-    @functools.cache
-    def engine() -> Engine:
-        return Engine(find_engine(config.engine, os.environ))
-
-    pace = Pace(config.transfer.most_bytes_s, config.transfer.least_bytes_s)
-    interruptions: list[Callable[[], None]] = []  # what may end a pass that applies something
-
-    def go_on() -> None:
-        for interruption in interruptions:
-            interruption()
-
-    @functools.cache
-    def images() -> Images:
-        room = Room(state_dir=config.state_dir, keep_free_bytes=config.clean.keep_free_bytes)
-        return Images(engine=engine(), registry=registry, store=store, room=room, go_on=go_on)
-
-    def runtime() -> Runtime:
-        misfits = Surroundings(engine(), config.device).misfits
-        return Runtime(compose(), engine(), images(), misfits, go_on=go_on, settle_s=config.apply.settle_s)
-
-    def generations() -> Generations:
-        return Generations(config.state_dir, compose(), config.device)
-
-    def registry() -> Registry:
-        return Registry(config.access, pace=pace)
-
-    gatherer = Gatherer(
-        config=config,
-        trusted=load_trusted(config, system_clock()),
-        registry=registry,
-        store=store,
-        record_file=record_file,
-        generations=generations,
-        survey=Survey(store=store, generations=generations, images=images),
-    )
-
-    def applier() -> Applier:
-        lookout = Lookout(gatherer.newest, every_s=config.interval_s)
-        interruptions[:] = [stop_signal(), lookout.check]
-        return Applier(
-            record_file=record_file,
-            generations=generations(),
-            crew=Crew(stepper=Stepper(generations=generations(), runtime=runtime(), now=lambda: datetime.now(UTC))),
-            gate=gate_of(config, record_file.load()),
-            lookout=lookout,
-            atomic=config.apply.atomic,
-        )
-
-    return Reconciler(
-        gatherer=gatherer,
-        record_file=record_file,
-        applier=applier,
-        preview=lambda: Preview(generations=generations(), runtime=runtime()),
-    )
-
-
-def _engine_environment(engine: str) -> Mapping[str, str]:
-    """Return what Compose is allowed to see of our environment: enough to find programs and the engine."""
-    kept = {
-        name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_CONFIG", "XDG_RUNTIME_DIR") if name in os.environ
-    }
-    return {**kept, "DOCKER_HOST": engine}
+    record = RecordFile(config.state_dir / "record.json").load()
+    return Parts(config, os.environ, gate_of(config, record), stop_signal)
 
 
 def gate_of(config: AgentConfig, record: Record) -> Gate:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from margo_agent.events import Due
+
 PASS_LIMIT_S = 12 * 3600.0  # many large images over a slow link; what was pulled by then is there for the next pass
 GRACE_S = 600.0  # a step of Compose that cannot be interrupted
 # -P, and / as working directory: nothing that lies about where the agent was started is imported.
@@ -34,6 +36,15 @@ class Passes:
     async def restore(self) -> Mapping[str, Any]:
         """Run `restore`."""
         return await self._run(["restore"], None)
+
+    async def correct(self, due: Due) -> Mapping[str, Any]:
+        """Run `correct` for what is due."""
+        stopped = [word for one in sorted(due.stopped) for word in ("--stopped", one)]
+        return await self._run(["correct", *stopped, *sorted(due.deployments)], None)
+
+    async def clean(self) -> Mapping[str, Any]:
+        """Run `gc`."""
+        return await self._run(["gc"], None)
 
     def interrupt(self) -> None:
         """Ask the pass under way to end as soon as it can."""

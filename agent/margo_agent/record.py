@@ -324,3 +324,5 @@ def _check(record: Record) -> None:
         raise ValueError("unsure, failed_state, waiting")
     if not all(is_digest(digest) for digest in record.pins.values()):
         raise ValueError("pins")
+    if not all(is_digest(one.revision) for one in (*record.previous.values(), *(record.before or {}).values())):
+        raise ValueError("previous, before")

@@ -38,6 +38,7 @@ class DeploymentReport:
     error: str = ""
     restarts: list[str] | None = None
     bytes: int | None = None
+    drift: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; what is unknown or empty is left out."""
@@ -50,6 +51,7 @@ class DeploymentReport:
             "error": self.error,
             "restarts": self.restarts,
             "bytes": self.bytes,
+            "drift": self.drift or None,
         }
         return {key: value for key, value in raw.items() if value is not None and value != ""}
 
@@ -76,6 +78,7 @@ class Report:
     head_version: int = 0
     head_expires: str = ""
     retry_after_s: float | None = None
+    held: bool = False
     deployments: list[DeploymentReport] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     monotonic_s: Callable[[], float] = time.monotonic
@@ -119,6 +122,7 @@ class Report:
             "stale": self.stale or None,
             "head": {"version": self.head_version, "expires": self.head_expires} if self.head_version else None,
             "retryAfterSeconds": self.retry_after_s,
+            "held": self.held or None,
             "deployments": [one.to_dict() for one in self.deployments],
             "seconds": self.seconds,
         }

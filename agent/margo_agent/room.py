@@ -14,12 +14,13 @@ UNPACKED = 3  # how often the compressed size of an image is counted where the e
 class FreeUp(Protocol):
     """Removes what is safely old."""
 
-    def __call__(self, needed_bytes: int) -> None:
-        """Remove at least so much, if there is so much."""
+    def __call__(self, needed_bytes: int) -> int:
+        """Make room for so much, if there is so much that is old; return how many bytes that freed."""
 
 
-def nothing_is_old(needed_bytes: int) -> None:
+def nothing_is_old(needed_bytes: int) -> int:  # noqa: ARG001  (a FreeUp)
     """Remove nothing."""
+    return 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Room:
         if engine_root:
             needed[engine_root] = needed.get(engine_root, 0) + UNPACKED * image_bytes
         if short := self._short(needed):
-            self.free_up(sum(one.missing_bytes for one in short))
+            self.free_up(max(one.needed_bytes for one in short))
             if short := self._short(needed):
                 raise NoRoom("; ".join(str(one) for one in short))
 

@@ -94,6 +94,28 @@ class Runtime:
         changed = [service for service, made_from in wanted.items() if stands.get(service) != made_from]
         return ["--no-deps", *changed] if changed else ["--no-recreate"]
 
+    def mend(self, generation: Generation, part: Part, *, recreate: Sequence[str], start: Sequence[str]) -> None:
+        """Have the engine run some services of a part again, and leave its others alone: `recreate` get new
+        containers, `start` are started or made if they are not there. Raises ApplyError as `apply`.
+        """
+        self.go_on()
+        deadline_s = self.monotonic_s() + part.timeout_s
+        try:
+            for options, services in ((["--force-recreate"], recreate), ([], start)):
+                if services:
+                    up = ["up", "--detach", "--no-build", "--pull", "never", "--no-deps", *options, "--", *services]
+                    self.compose.run(
+                        up,
+                        file=part.file,
+                        project=part.project,
+                        variables=part.variables,
+                        timeout_s=part.timeout_s,
+                    )
+            if part.wait:
+                self._wait(generation, part, deadline_s)
+        except ApplyError as error:
+            raise self._blame(error)(f"component {part.name}: {error}") from None
+
     def remove(self, deployment: str) -> None:
         """Take everything of a deployment down. Named volumes stay: they are data (docs/decisions/0007)."""
         self._remove_projects(deployment, keep=set())

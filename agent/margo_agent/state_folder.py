@@ -10,9 +10,13 @@ from pathlib import Path
 from margo_oci.errors import FormatError
 
 
+class AtWork(FormatError):  # noqa: N818  (no fault of anybody: wait)
+    """Another margo-agent holds this state directory just now."""
+
+
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold `file` for as long as the block runs. Raises FormatError if another agent does, or by `claim`."""
+    """Hold `file` for as long as the block runs. Raises AtWork if another agent does, or FormatError by `claim`."""
     folder = file.parent
     try:
         claim(folder)
@@ -23,7 +27,7 @@ def locked(file: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise FormatError(f"stateDir {folder}: another margo-agent is at work here ({file.name} is held)") from None
+            raise AtWork(f"stateDir {folder}: another margo-agent is at work here ({file.name} is held)") from None
         yield
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from margo_agent.config import AgentConfig
 from margo_agent.engine import Container, Engine, find_engine
+from margo_agent.noticed import NoticedFile
 from margo_agent.record import Record
 from margo_agent.standing import last_head, stale
 from margo_oci.errors import ApplyError
@@ -24,6 +25,7 @@ def device_status(config: AgentConfig, record: Record, environment: Mapping[str,
         engine.close()
     except ApplyError as error:
         answer = str(error)
+    drift = NoticedFile(config.state_dir / "drift.json").load().found
     accepted, head = record.accepted.get(record.current), last_head(record)
     return {
         "device": config.device,
@@ -36,7 +38,8 @@ def device_status(config: AgentConfig, record: Record, environment: Mapping[str,
         "settled": record.settled,
         "engine": answer,
         "deployments": [
-            _deployment(name, record, containers) for name in sorted({**record.installed, **record.failed})
+            _deployment(name, record, containers) | {"drift": list(drift.get(name, ()))}
+            for name in sorted({**record.installed, **record.failed})
         ],
     }
 
@@ -81,6 +84,8 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {one['state']:<10} {one['name']}  {one['id']}  {one['since'] or ''}".rstrip()
         if one["error"]:
             yield f"    {one['error']}"
+        for words in one["drift"]:
+            yield f"    drift: {words}"
         for container in one["containers"]:
             health = f" ({container['health']})" if container["health"] else ""
             where = f"{container['component']}/{container['service']}"

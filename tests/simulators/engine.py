@@ -9,17 +9,18 @@ called when something was done, and may cut the power.
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from margo_agent.beside import Line
+from margo_agent.drift import Seen
 from margo_agent.engine import Container, Engine, EngineFacts, EngineUnavailable, Published
 from margo_agent.generation import project_name
 from margo_agent.images import Images
-from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL
+from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL, DEVICE_LABEL
 from margo_agent.runtime import Runtime
 from margo_agent.surroundings import Surroundings
 from margo_agent.unready import PullFailed
@@ -43,6 +44,9 @@ class Running:
     container: Container
     recipe: str
     made_from: str
+    device: str = ""
+    restart: str = "no"
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 class Clock:
@@ -71,6 +75,8 @@ class SimulatedEngine(Engine):
         self.picky = False  # whether it takes archives with all layers only
         self.machine = EngineFacts(platform=Platform.of("x86_64"), memory_bytes=2**30, cpus=2)
         self.held_ports: Sequence[Published] = ()
+        self.named: dict[str, str] = {}  # names that were given to images, by id
+        self.strangers: list[Seen] = []
         self.networks: set[str] = set()
         self.spoiled: set[str] = set()
         self.slow: set[str] = set()
@@ -166,20 +172,87 @@ class SimulatedEngine(Engine):
         projects = self.networks | {project for project, _ in self.all}
         return {project for project in projects if project.endswith(project_name(deployment, ""))}
 
+    def seen(self, device: str, projects: Set[str]) -> Sequence[Seen]:
+        """Return what is ours, of this device."""
+        self._answer()
+        mine = [_seen(one) for one in self.all.values()]
+        return [one for one in [*mine, *self.strangers] if one.device == device]
+
+    def network_projects(self) -> Mapping[str, str]:
+        """Return the one network of each project."""
+        self._answer()
+        return {f"{project}_default": project for project in self.networks}
+
+    def image_id(self, name: str) -> str:
+        """Return where a name leads; an id leads to itself."""
+        self._answer()
+        ids = {digest_of(image.encode()) for image in self.images} | set(self.named.values())
+        known = self.named.get(name) or (digest_of(name.encode()) if name in self.images else "")
+        return name if name in ids else known
+
+    def image_bytes(self, name: str) -> int:
+        """Every image has a thousand bytes."""
+        return 1000 if self.image_id(name) else 0
+
+    def images_in_use(self) -> Set[str]:
+        """Return what any container has."""
+        settings = [one.settings for one in self.all.values()] + [one.settings for one in self.strangers]
+        return {one.get("image", "") for one in settings}
+
+    def name_image(self, image_id: str, name: str) -> None:
+        """Let a name lead somewhere."""
+        self.named[name] = image_id
+        self.did(f"name {name}")
+
+    def take_name(self, name: str) -> None:
+        """Take a name away."""
+        self.named.pop(name, None)
+        self.did(f"unname {name}")
+
+    def folder(self) -> str:
+        """It keeps its images nowhere."""
+        return ""
+
+    def unpause(self, container: str) -> None:
+        """Let a container go on."""
+        self.change(container, status="running")
+        self.did("unpause")
+
+    def remove_container(self, container: str) -> None:
+        """Remove a container."""
+        self.all = {key: one for key, one in self.all.items() if one.container.id != container}
+        self.strangers = [one for one in self.strangers if one.id != container]
+        self.did(f"remove {container}")
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network."""
+        self.networks.discard(name.removesuffix("_default"))
+        self.did(f"remove {name}")
+
+    def change(self, container: str, **changes: Any) -> None:
+        """Change a container by hand: its state, or with `settings` what can be set while it is there."""
+        settings = changes.pop("settings", None)
+        for key, one in self.all.items():
+            if one.container.id == container:
+                changed = replace(one, container=replace(one.container, **changes))
+                self.all[key] = replace(changed, settings=settings) if settings is not None else changed
+
     def last_words(self, container: Container) -> str:
         """Return what a spoiled workload says."""
         return f"{container.component}: this recipe is spoiled"
 
-    def up(self, project: str, model: Mapping[str, Any]) -> None:
-        """Make a project's containers; those that run and would be the same stay.
+    def up(self, project: str, model: Mapping[str, Any], services: Set[str] = frozenset(), force: bool = False) -> None:
+        """Make a project's containers, or those of `services`; unless `force`, what runs and would be the same stays.
 
         Raises ApplyError for a port that is held.
         """
         self.networks.add(project)
         for name, service in model["services"].items():
+            if services and name not in services:
+                continue
             made_from = _hash(service)
             before = self.all.get((project, name))
-            if not before or before.made_from != made_from or before.container.status != "running":
+            if not before or force or before.made_from != made_from or before.container.status != "running":
                 self.all.pop((project, name), None)
                 made = self._make(project, name, service, made_from)
                 if made.recipe in self.stillborn:
@@ -220,7 +293,9 @@ class SimulatedEngine(Engine):
             health="starting" if recipe in self.slow else "",
             exit_code=int(spoiled),
         )
-        return Running(container, recipe, made_from)
+        return Running(
+            container, recipe, made_from, service["labels"].get(DEVICE_LABEL, ""), service.get("restart", "no")
+        )
 
     def _answer(self) -> None:
         if self.away:
@@ -261,7 +336,9 @@ class SimulatedCompose(Compose):
         self._answer(arguments[0])
         if arguments[0] == "up":
             assert file
-            self.engine.up(project, json.loads(file.read_bytes()))
+            named = arguments[arguments.index("--") + 1 :] if "--" in arguments else ()
+            force = "--force-recreate" in arguments
+            self.engine.up(project, json.loads(file.read_bytes()), set(named), force)
         else:
             self.engine.down(project)
         self._answer(arguments[0])
@@ -301,3 +378,20 @@ def _hash(service: Mapping[str, Any]) -> str:
 
 def _component(project: str) -> str:
     return project.rpartition("-")[0]
+
+
+def _seen(one: Running) -> Seen:
+    container = one.container
+    return Seen(
+        id=container.id,
+        name=container.name,
+        device=one.device,
+        deployment=container.deployment,
+        project=container.project,
+        service=container.service,
+        status=container.status,
+        exit_code=container.exit_code,
+        restart=one.restart,
+        hash=one.made_from,
+        settings=one.settings,
+    )

@@ -7,23 +7,27 @@ assert plant.device.engine.running == {"pump": "a"}
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from margo_agent.applying import Applier
+from margo_agent.cleaning import Cleaner
 from margo_agent.clock import Clock
 from margo_agent.config import AgentConfig
+from margo_agent.correcting import Corrector
 from margo_agent.crew import Crew
 from margo_agent.finding import ByHead, ByTag, Finder
 from margo_agent.gate import Gate
 from margo_agent.gather import Gatherer
 from margo_agent.generation import Generations
+from margo_agent.given import GivenNames
 from margo_agent.images import Images
 from margo_agent.interrupted import Stopped
 from margo_agent.lookout import Lookout
+from margo_agent.noticed import NoticedFile
 from margo_agent.preview import Preview
 from margo_agent.reconcile import Reconciler
 from margo_agent.record import Record, RecordFile
@@ -296,6 +300,37 @@ class Device:
         """Bring up what is installed."""
         return self._reconciler().restore(self._report())
 
+    def correct(self, *, stopped: Set[str] = frozenset(), leave: str = "", held: bool = False) -> Report:
+        """Look for drift, and put it right unless there is a reason to `leave` it."""
+        compose = SimulatedCompose((), {}, self.engine)
+        report = self._report()
+        Corrector(
+            device="edge-17",
+            generations=Generations(self.folder, compose, "edge-17"),
+            runtime=runtime(self.engine, compose, self._images(lambda: None), lambda: None, 0.0),
+            noticed_file=NoticedFile(self.folder / "drift.json"),
+            given=self.given,
+            leave=leave,
+            held=held,
+        ).correct(self.record, report, stopped=stopped)
+        return report
+
+    def cleaner(self, *, after_s: float = 3600.0, free_bytes: int = 10**9, keep_free_bytes: int = 0) -> Cleaner:
+        """What cleans it, at the device's time, on a disk with so much room."""
+        return Cleaner(
+            state_dir=self.folder,
+            engine=lambda: self.engine,
+            now_s=self.now.timestamp,
+            after_s=after_s,
+            keep_free_bytes=keep_free_bytes,
+            free_bytes=lambda _: free_bytes,
+        )
+
+    @property
+    def given(self) -> GivenNames:
+        """Which images it named."""
+        return GivenNames(self.folder / "images.json")
+
     def registry(self) -> Registry:
         """Reach the simulated registry, also where it is called by another name."""
         return Registry(self._access, transport_for=lambda _: self.sim.transport)
@@ -320,10 +355,7 @@ class Device:
             for interruption in interruptions:
                 interruption()
 
-        images = Images(
-            engine=self.engine, registry=self.registry, store=store, room=self.room,
-            go_on=go_on, sleep=self._sleep, look_every_s=0.001,
-        )  # fmt: skip
+        images = self._images(go_on)
         running = runtime(self.engine, compose, images, go_on, self.apply.settle_s)
         gatherer = Gatherer(
             config=self._config(),
@@ -342,6 +374,18 @@ class Device:
             record_file=self.record_file,
             applier=lambda: self._applier(generations, running, lookout),
             preview=lambda: Preview(generations=generations, runtime=running),
+        )
+
+    def _images(self, go_on: Callable[[], None]) -> Images:
+        return Images(
+            engine=self.engine,
+            registry=self.registry,
+            store=Store(self.folder),
+            room=self.room,
+            given=self.given,
+            go_on=go_on,
+            sleep=self._sleep,
+            look_every_s=0.001,
         )
 
     def _stop_if_asked(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from margo_agent.engine import Container, Engine
 from margo_agent.generation import Generation, Part, project_name
+from margo_agent.given import GivenNames
 from margo_agent.images import Images
 from margo_agent.model import pinned, self_contained
 from margo_agent.plan import plan
@@ -54,7 +55,7 @@ IMAGE = f"registry.example/web:sha256-{DIGEST[7:]}"
 NOTES: list[tuple[str, str]] = []
 NO_IMAGES = Images(
     engine=Watched(lambda _: (), [0.0]), registry=lambda: Registry(lambda _: Access()), store=Store(Path("none")),
-    room=Room(state_dir=Path("none")),
+    room=Room(state_dir=Path("none")), given=GivenNames(Path("none")),
 )  # fmt: skip
 
 

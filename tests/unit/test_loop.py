@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from margo_agent.config import AgentConfig
-from margo_agent.loop import BACKOFF_LIMIT_S, Loop, Result, pause_s
+from margo_agent.events import Due
+from margo_agent.loop import BACKOFF_LIMIT_S, CLEAN_EVERY_S, Loop, Result, pause_s
 from margo_agent.printing import log, show
 from margo_agent.report import DeploymentReport, Report
+from margo_agent.watching import Watch
 from margo_oci.ceremony import Change
 from margo_oci.errors import FormatError
 from tests.simulators.faults import answers, unreachable
@@ -310,3 +312,83 @@ def test_a_refusal_as_stale_is_said_once(capsys: pytest.CaptureFixture[str]) -> 
     words = "head version 3 expired"
     log({"outcome": "refused", "reason": "freeze", "message": words, "stale": words}, "text")
     assert capsys.readouterr().out.count(words) == 1
+
+
+class Watching:
+    """A loop with a watch at an engine that says nothing; `results` are what looks for drift bring."""
+
+    def __init__(self, looking: Looking, *results: Result) -> None:
+        self.looking, self.results = looking, list(results)
+        self.dues: list[Due] = []
+        self.now_s = 1000.0
+        self.watch = Watch(address=lambda: "", device="edge-17", names=dict, monotonic_s=lambda: self.now_s)
+        self.loop = looking.loop
+        self.loop.watch, self.loop.correct = self.watch, self._correct
+
+    async def _correct(self, due: Due) -> Result:
+        assert self.watch.marks.busy
+        self.dues.append(due)
+        result = self.results.pop(0)
+        if not self.results:
+            self.loop.waking.set()
+        return result
+
+    async def _rest(self) -> None:
+        self.loop.waking.clear()
+        for _ in range(len(self.results)):
+            self.watch.marks.everything(self.now_s)
+            self.now_s += 1000
+            due = await self.watch.due()
+            await self.loop._correct(due)
+
+    def rest(self) -> Sequence[Result]:
+        """Rest until all results are in; return what was told."""
+        self.looking.told.clear()
+        asyncio.run(self._rest())
+        return self.looking.told
+
+
+def test_drift_is_told_once_while_it_stands_and_again_when_it_is_put_right(looking: Looking) -> None:
+    drifted = {"outcome": "unchanged", "message": "drift: pump: paused (only reported)"}
+    mended = {"outcome": "applied", "message": "drift: pump: paused"}
+    calm = {"outcome": "unchanged"}
+    told = Watching(looking, calm, drifted, drifted, mended, mended, calm, drifted).rest()
+    assert told == [drifted, mended, mended, drifted]
+
+
+def test_what_changes_on_the_engine_is_looked_at_in_the_middle_of_a_rest(looking: Looking) -> None:
+    watching = Watching(looking, {"outcome": "unchanged"})
+
+    async def rest() -> None:
+        watching.watch.marks.everything(watching.now_s - 10)
+        await watching.loop._rest(3600)
+
+    asyncio.run(rest())
+    assert [one.deployments for one in watching.dues] == [set()]
+    assert looking.passes == 0
+
+
+def test_passes_are_known_to_the_watch_as_our_own_doing(looking: Looking) -> None:
+    watching = Watching(looking)
+    seen: list[bool] = []
+    looking.plant.device.engine.after = lambda _: seen.append(watching.watch.marks.busy)
+    looking.plant.publish(looking.plant.workload("pump", "b"), counter=2)
+    looking.look()
+    assert seen
+    assert all(seen)
+    assert not watching.watch.marks.busy
+
+
+def test_cleaning_is_daily_and_told_when_something_went(looking: Looking) -> None:
+    results: list[Result] = [{"outcome": "unchanged"}, {"outcome": "cleaned", "message": "1 blob"}]
+
+    async def clean() -> Result:
+        return results.pop(0)
+
+    looking.loop.clean = clean
+    asyncio.run(looking.loop._clean())
+    assert len(results) == 2
+    for _ in range(2):
+        looking.loop.cleaned_s -= CLEAN_EVERY_S
+        asyncio.run(looking.loop._clean())
+    assert (results, looking.told) == ([], [{"outcome": "cleaned", "message": "1 blob"}])

@@ -153,3 +153,20 @@ def test_a_failure_with_no_way_back_leaves_it_unsure_what_runs() -> None:
 def test_a_failure_says_why_and_what_was_done_about_it() -> None:
     assert FAILURE.words == "component web: exited with 1"
     assert replace(FAILURE, since_then="taken down again").words == "component web: exited with 1; taken down again"
+
+
+def test_the_good_revision_before_is_remembered_as_the_way_back() -> None:
+    newer = replace(INSTALLED, revision=OTHER_DIGEST)
+    found = Record().did_install(ID, INSTALLED).did_install(ID, newer)
+    assert (found.installed, found.previous) == ({ID: newer}, {ID: INSTALLED})
+    assert found.did_install(ID, replace(newer, since="later")).previous == {ID: INSTALLED}
+    assert found.did_remove(ID).previous == {}
+
+
+def test_a_record_of_an_agent_that_knew_no_way_back_is_read(tmp_path: Path) -> None:
+    file = RecordFile(tmp_path / "record.json")
+    file.save(record())
+    text = json.loads(file.path.read_text())
+    del text["previous"]
+    file.path.write_text(json.dumps(text))
+    assert file.load().previous == {}

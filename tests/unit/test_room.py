@@ -16,11 +16,16 @@ def room(
 ) -> Room:
     """A device with these disks; when something is to be freed, they become `given_back`."""
     now = dict(disks)
+
+    def free_up(needed_bytes: int) -> int:
+        now.update(given_back or {})
+        return needed_bytes
+
     return Room(
         state_dir=STATE,
         keep_free_bytes=keep_free_bytes,
         disk_of=lambda folder: now.get(folder),
-        free_up=lambda needed_bytes: now.update(given_back or {}),
+        free_up=free_up,
     )
 
 

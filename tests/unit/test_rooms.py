@@ -86,6 +86,9 @@ PURE = (
     "margo_oci.proxy",
     "margo_agent.plan",
     "margo_agent.window",
+    "margo_agent.drift",
+    "margo_agent.events",
+    "margo_agent.garbage",
 )
 OUTSIDE = {
     "aiohttp", "asyncio", "docker", "glob", "http", "httpx2", "multiprocessing", "oras", "os", "random",
@@ -235,6 +238,7 @@ def test_a_name_that_is_not_at_the_front_door_is_an_error() -> None:
     "modules",
     [
         ("margo_agent.main", "margo_agent.loop"),
+        ("margo_agent.watching", "margo_agent.address", "margo_agent.noticed"),
         ("margo_oci",),
         ("margo_oci.registry", "margo_oci.store"),
         ("margo_oci.freshness",),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from margo_oci.archive import Entry
 from margo_oci.content import Descriptor
 from margo_oci.errors import RegistryError, TrustError
-from margo_oci.store import Store, extract, write_whole
+from margo_oci.store import Store, extract, remove_folder, write_whole
 
 DATA = b"0123456789" * 10
 BLOB = Descriptor.of(DATA, "a/b")
@@ -226,3 +226,17 @@ def test_a_file_that_was_secret_stays_secret_whatever_was_left_beside_it(tmp_pat
     left.chmod(0o644)
     write_whole(tmp_path / "secret", b"y")
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_a_power_cut_leaves_of_a_removed_folder_is_not_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "generation"
+    (folder / "parts").mkdir(parents=True)
+    with monkeypatch.context() as cut:
+        cut.setattr("margo_oci.store.shutil.rmtree", lambda *_, **__: None)
+        remove_folder(folder)
+    assert [path.name for path in tmp_path.iterdir()] == [".generation.gone"]
+    folder.mkdir()
+    remove_folder(folder)
+    assert list(tmp_path.iterdir()) == []
