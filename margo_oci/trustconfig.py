@@ -113,7 +113,7 @@ def load_public_key(file: Path) -> "PublicKey":
         with file.open("rb") as stream:
             return PublicKey.from_pem(stream.read(KEY_LIMIT_BYTES), name=file.name)
     except OSError as error:
-        raise FormatError(f"{file}: {error.strerror}") from None
+        raise FormatError(f"{file}: {error.strerror}: the public key of a signer is expected there") from None
 
 
 def load_trust_config(file: Path) -> TrustConfig:

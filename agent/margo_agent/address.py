@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from margo_agent.interrupted import Interrupted
+from margo_oci.errors import worded
 
 
 class EngineUnavailable(Interrupted):
@@ -22,5 +23,11 @@ def find_engine(configured: str, environment: Mapping[str, str]) -> str:
         if os.access(socket, os.R_OK | os.W_OK):
             return f"unix://{socket}"
     raise EngineUnavailable(
-        "no container engine: neither a Docker nor a Podman socket is there, nor is DOCKER_HOST set"
+        worded(
+            "looking for one",
+            "engine",
+            "missing",
+            "neither a Docker nor a Podman socket is there that may be used",
+            "start one, name its socket with `engine` or DOCKER_HOST, or run as a user who may use it",
+        )
     )

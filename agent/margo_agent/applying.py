@@ -109,7 +109,7 @@ class Applier:
     def _held_back(self, steps: Sequence[Step], record: Record) -> str:
         """Return why applying may not begin now. What was begun is ended, whatever the time (format 5.9)."""
         begun = record.unsure or record.before is not None
-        return self.gate.closed() if any(step.action != "keep" for step in steps) and not begun else ""
+        return self.gate.closed if any(step.action != "keep" for step in steps) and not begun else ""
 
     def _wait(self, why: str, steps: Sequence[Step], work: Work, report: Report) -> None:
         """Leave everything as it is until applying may begin; all that it needs is here."""

@@ -168,7 +168,7 @@ class Parts:
     def corrector(self) -> Corrector:
         """Build what looks for drift. With a hold, and with `drift: report`, nothing is touched."""
         self._interruptions = [self._on_stop()]
-        held = bool(self.gate.hold())
+        held = self.gate.held
         reported = self.config.drift == "report"
         return Corrector(
             device=self.config.device,

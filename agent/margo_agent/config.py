@@ -115,7 +115,7 @@ def _config(fields: Fields) -> AgentConfig:
         proxy=proxy,
         interval_s=fields.duration_s(("interval",), DEFAULT_INTERVAL_S),
         state_dir=state_dir,
-        engine=fields.text(("engine",), required=False),
+        engine=fields.checked(("engine",), _engine, required=False) or "",
         lock="resolve" if fields.choice(("lock",), ("enforce", "resolve")) == "resolve" else "enforce",
         apply=read_apply(fields),
         drift="report" if fields.choice(("drift",), ("correct", "report")) == "report" else "correct",
@@ -125,6 +125,12 @@ def _config(fields: Fields) -> AgentConfig:
         log=read_log(fields),
         about=read_about(fields),
     )
+
+
+def _engine(text: str) -> str:
+    if not text.startswith(("unix:///", "tcp://", "http://", "https://", "ssh://")):
+        raise FormatError(f"{text!r:.80}: an address is expected, as in unix:///run/podman/podman.sock")
+    return text
 
 
 def _scopes(fields: Fields) -> Sequence[str]:

@@ -1,5 +1,6 @@
 """The one door to the container engine (Docker or Podman, through the Docker API): it looks, and it takes images."""
 
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from margo_agent.drift import Seen
 from margo_agent.generation import project_name
 from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL, DEVICE_LABEL
 from margo_agent.unready import PullFailed as PullFailed
-from margo_oci.errors import ApplyError, said
+from margo_oci.errors import ApplyError, said, worded
 from margo_oci.platforms import Platform
 
 TIMEOUT_S = 120
@@ -127,6 +128,19 @@ class Engine:
         """Raise EngineUnavailable unless the engine answers."""
         with self._talking("connect"):
             self.client.ping()
+
+    def about(self) -> Mapping[str, Any]:
+        """Return what the engine says of itself: its version and its settings."""
+        with self._talking("ask for its version"):
+            return {**self.client.version(), **{key: one for key, one in self.client.info().items() if key != "Name"}}
+
+    def load_refusal(self) -> str:
+        """Return why images cannot be loaded; "" if they can. An empty archive is offered, of which nothing comes."""
+        with self._talking("offer an empty archive"):
+            base = f"{self.client.api.base_url}/v{self.client.api.api_version}"
+            with self.client.api.post(f"{base}/images/load", data=bytes(1024), timeout=TIMEOUT_S) as answer:
+                refused = answer.status_code in (401, 403, 404, 405)  # anything else is about the archive
+                return f"{answer.status_code} {_refusal(answer)}" if refused else ""
 
     def containers(self, deployment: str | None = None) -> Sequence[Container]:
         """Return our containers, running or not, of one deployment or of all."""
@@ -323,12 +337,25 @@ class Engine:
         try:
             yield
         except (DockerException, requests.RequestException, OSError) as error:
-            raise EngineUnavailable(f"engine at {self.address}: {doing}: {_words(error)}") from None
+            raise EngineUnavailable(unavailable(self.address, doing, _words(error))) from None
 
 
-def _words(error: Exception) -> str:
-    explanation = getattr(error, "explanation", None)
-    return str(explanation or error)[:400]
+def unavailable(address: str, doing: str, cause: str) -> str:
+    """Return that the engine does not do something, in words with what to do."""
+    todo = "start it, or name its socket with `engine`; margo-agent doctor looks at it"
+    return worded(f"asking to {doing}", "engine", "unavailable", cause, todo, element=address)
+
+
+def _words(error: BaseException) -> str:
+    """Return the cause in words: the engine's own, or the system's from below what libraries wrapped around it."""
+    if explanation := getattr(error, "explanation", None):
+        return said(explanation)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno and not isinstance(cause, requests.RequestException):
+            return os.strerror(cause.errno)
+        cause = cause.__cause__ or cause.__context__
+    return said(error)
 
 
 def _refusal(answer: requests.Response) -> str:

@@ -17,6 +17,18 @@ _SIZE = re.compile(r"(\d{1,15})(B|kB|KB|KiB|MB|MiB|GB|GiB)?", re.ASCII)
 _UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "KiB": 2**10, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
 
 
+def parse_duration_s(text: str, *, least_s: float = 1.0) -> float:
+    """Return a duration, as in 90s, 1h30m or 7d. Raises FormatError."""
+    found = _DURATION.fullmatch(text)
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0, 0)
+    duration_s = float(days * 86400 + hours * 3600 + minutes * 60 + seconds)
+    if not found or not text or duration_s < least_s:
+        raise FormatError(
+            f"{text!r:.80}: a duration of at least {least_s:.0f}s is expected, as in 30s, 5m, 1h30m or 7d"
+        )
+    return duration_s
+
+
 class Fields:
     """Hands out typed values of `document`, or harmless stand-ins where it has faults."""
 
@@ -108,14 +120,11 @@ class Fields:
         text = self.text(path, required=False)
         if not text:
             return default_s
-        found = _DURATION.fullmatch(text)
-        days, hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0, 0)
-        duration_s = float(days * 86400 + hours * 3600 + minutes * 60 + seconds)
-        if not found or duration_s < least_s:
-            self.fault(
-                path, f"{text!r:.80}: a duration of at least {least_s:.0f}s is expected, as in 30s, 5m, 1h30m or 7d"
-            )
-        return duration_s
+        try:
+            return parse_duration_s(text, least_s=least_s)
+        except FormatError as error:
+            self.fault(path, str(error))
+            return default_s
 
     def size_bytes(self, path: FieldPath, default_bytes: int, *, per_second: bool = False) -> int:
         """Return a size, as in 500MiB; with `per_second` a rate, as in 200KiB/s."""

@@ -6,14 +6,15 @@ What a pass imports and allocates ends with its process, so the idle agent stays
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from margo_agent.clock import Clock
 from margo_agent.config import AgentConfig
 from margo_agent.events import Due
+from margo_agent.notify import Notifier
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
 from margo_agent.standing import check_head, look_for_roots_is_due, repeat
@@ -47,7 +48,7 @@ class Loop:
 
     With a `watch`, what changes on the engine is looked at by `correct`; `clean` takes away what nothing needs, daily.
     `interrupt` asks a pass under way to end as soon as it can; `reload` reads the configuration again; `closed` says
-    why what is prepared has to wait, "" if it may be applied.
+    why what is prepared has to wait, "" if it may be applied. What is in `beside` is held open while the loop runs.
     """
 
     config: AgentConfig
@@ -64,6 +65,8 @@ class Loop:
     watch: Watch | None = None
     correct: Callable[[Due], Awaitable[Result]] | None = None
     clean: Callable[[], Awaitable[Result]] | None = None
+    notifier: Notifier = field(default_factory=Notifier)
+    beside: Sequence[Callable[["Loop"], AbstractAsyncContextManager[None]]] = ()
     registry: Registry = field(init=False)
     failures: int = 0
     looked: bool = False
@@ -71,6 +74,9 @@ class Loop:
     told: tuple[Any, ...] = ()
     told_drift: str = ""
     cleaned_s: float = field(default_factory=lambda: time.monotonic() + CLEAN_FIRST_S - CLEAN_EVERY_S)
+    busy: bool = False
+    last: Result = field(default_factory=dict)  # what was told last
+    asked: list["asyncio.Future[Result]"] = field(default_factory=list)  # who waits for the next look
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     waking: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -80,7 +86,14 @@ class Loop:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self.hang_up)
-        await self._restore()
+        async with AsyncExitStack() as opened:
+            for one in self.beside:
+                await opened.enter_async_context(one(self))
+            self.notifier.ready("bringing up what is installed")
+            await self._restore()
+            await self._look_on()
+
+    async def _look_on(self) -> None:
         while not self.stopping.is_set():
             async with self.connect(self.config) as self.registry, self._listening():
                 while not self.stopping.is_set() and not self._reloaded():
@@ -91,12 +104,29 @@ class Loop:
         """End; a pass under way ends as soon as it can."""
         self.stopping.set()
         self.waking.set()
+        self.notifier.stopping()
         self.interrupt()
 
     def hang_up(self) -> None:
         """Read the configuration again, and look at once."""
         self.hung_up = True
+        self.notifier.reloading()
         self.waking.set()
+
+    def check_reload(self) -> None:
+        """Raise FormatError if the configuration, as its file is now, could not be taken."""
+        self.reload()
+
+    def wake(self) -> None:
+        """Look as soon as what is under way has ended."""
+        self.waking.set()
+
+    def wanted(self) -> "asyncio.Future[Result]":
+        """Look as soon as what is under way has ended; the result of that look arrives in what is returned."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.asked.append(future)
+        self.wake()
+        return future
 
     def _reloaded(self) -> bool:
         """Tell whether there is a new configuration; one with faults is told, and the old one stays."""
@@ -106,8 +136,10 @@ class Loop:
         try:
             self.config = self.reload()
         except (MargoError, OSError) as error:
-            self.tell({"outcome": "failed", "message": f"the configuration stays as it was: {error}"})
+            self._tell({"outcome": "failed", "message": f"the configuration stays as it was: {error}"})
             return False
+        finally:
+            self.notifier.ready()
         self.looked, self.told, self.failures = False, (), 0
         return True
 
@@ -120,11 +152,23 @@ class Loop:
         if installed:
             result = await self.restore()
             if result["outcome"] != "unchanged":
-                self.tell(result)
+                self._tell(result)
+
+    def _tell(self, result: Result) -> None:
+        self.last = result
+        words = (result["outcome"], result.get("reason"), result.get("message"))
+        self.notifier.status(": ".join(word for word in words if word))
+        self.tell(result)
 
     async def look(self) -> float:
         """Look once, and return how long to wait then, in seconds."""
+        asked, self.asked = self.asked, []
+        self.busy = True
         result = await self._result()
+        self.busy = False
+        for future in asked:
+            if not future.done():  # who asked may have gone
+                future.set_result(result)
         await self.registry.leave(but=self.config.look_at)
         failed = result["outcome"] in ("unreachable", "refused")
         self.failures = self.failures + 1 if failed else 0
@@ -133,7 +177,7 @@ class Loop:
         news = (result["outcome"], result.get("digest"), why, bool(result.get("stale")))
         if news != self.told:
             self.told = news
-            self.tell(result)
+            self._tell(result)
         return pause_s(self.config.interval_s, self.failures, result.get("retryAfterSeconds"), self.chance())
 
     async def _result(self) -> Result:

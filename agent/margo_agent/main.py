@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,10 @@ import click
 from margo_agent.clock import system_clock
 from margo_agent.config import AgentConfig, load_config
 from margo_agent.gate import Gate
+from margo_agent.last import keep_last
+from margo_agent.local import COMMANDS, time_of
+from margo_agent.notnow import not_now
+from margo_agent.options import config_option, output_option
 from margo_agent.passes import Passes
 from margo_agent.printing import log, plain, plain_lines, show
 from margo_agent.record import Record, RecordFile
@@ -28,8 +32,6 @@ from margo_oci.registry import Registry
 if TYPE_CHECKING:
     from margo_agent.building import Parts
     from margo_agent.reconcile import Reconciler
-
-DEFAULT_CONFIG = "/etc/margo-agent/config.yaml"
 
 
 def main() -> None:
@@ -58,20 +60,6 @@ def cli() -> None:
     """
 
 
-config_option = click.option(
-    "--config", "-c", "config_file", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, show_default=True,
-    help="The agent's configuration.",
-)  # fmt: skip
-output_option = click.option(
-    "--output",
-    "-o",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to print.",
-)
-
-
 @cli.command()
 @config_option
 @output_option
@@ -79,17 +67,33 @@ def run(config_file: Path, output: str) -> None:
     """Look for a new state again and again, and apply it.
 
     SIGHUP reads the configuration again and looks at once; SIGTERM stops, and the next start goes on from there.
+    `look`, `hold`, `resume` and `reload` speak to it.
 
     \b
     Example:
       margo-agent run --config /etc/margo-agent/config.yaml
     """
     from margo_agent.address import find_engine
+    from margo_agent.control import Control, listening
     from margo_agent.loop import Loop
     from margo_agent.noticed import NoticedFile
+    from margo_agent.notify import Notifier, handed_sockets
     from margo_agent.watching import Watch
 
     config = load_config(config_file)
+    notifier, handed = Notifier.of(os.environ, os.getpid()), handed_sockets(os.environ, os.getpid())
+    peers = frozenset({0, os.geteuid()})
+
+    def told(result: Mapping[str, Any]) -> None:
+        log(result, output)
+        keep_last(config.state_dir, result, time_of(config.state_dir))
+
+    def control(loop: Loop) -> Control:
+        return Control(loop, config.state_dir, lambda: time_of(config.state_dir), peers, warn)
+
+    def warn(message: str) -> None:
+        log({"outcome": "failed", "message": message}, output)
+
     passes = Passes(config_file=config.file)
     with locked(config.state_dir / "agent.lock"):
         loop = Loop(
@@ -100,18 +104,20 @@ def run(config_file: Path, output: str) -> None:
             pass_=passes.once,
             restore=passes.restore,
             clock=system_clock(),
-            closed=lambda config, record: gate_of(config, record).closed(),
+            closed=lambda config, record: gate_of(config, record).closed,
             interrupt=passes.interrupt,
-            tell=lambda result: log(result, output),
+            tell=told,
             chance=random.SystemRandom().random,
             watch=Watch(
                 address=lambda: find_engine(loop.config.engine, os.environ),
                 device=config.device,
                 names=lambda: NoticedFile(config.state_dir / "drift.json").load().names,
-                say=lambda words: log({"outcome": "failed", "message": words}, output),
+                say=warn,
             ),
             correct=passes.correct,
             clean=passes.clean,
+            notifier=notifier,
+            beside=(lambda _: notifier.beating(), lambda loop: listening(control(loop), handed)),
         )
         asyncio.run(loop.run())
 
@@ -250,6 +256,8 @@ def _alone(config_file: Path, output: str, work: Callable[[AgentConfig, Report],
         report = Report(str(config.source), config.device)
         with locked(config.state_dir / "pass.lock"):
             work(config, report)
+            if not report.planned and (report.digest or report.outcome != "unchanged"):
+                keep_last(config.state_dir, report.to_dict(), time_of(config.state_dir))
     except (MargoError, OSError) as error:
         if output != "json" or (wait and isinstance(error, AtWork)):
             raise
@@ -259,6 +267,10 @@ def _alone(config_file: Path, output: str, work: Callable[[AgentConfig, Report],
         return code
     show(report, output)
     return report.exit_code
+
+
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 @cli.command()
@@ -298,7 +310,7 @@ def parts(config: AgentConfig) -> "Parts":
 
 def gate_of(config: AgentConfig, record: Record) -> Gate:
     """Return what stands before applying; its time is what the device knows of it."""
-    return Gate(settings=config.apply, now=lambda: system_clock().now(record.time))
+    return Gate(not_now(config, system_clock().now(record.time)), config.apply.lock_file)
 
 
 def stop_signal() -> Callable[[], None]:

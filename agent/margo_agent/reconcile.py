@@ -14,7 +14,7 @@ from margo_agent.preview import Preview
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
 from margo_agent.standing import fail_if_any_failed, repeat
-from margo_oci.errors import ApplyError, FormatError, RegistryError, TrustError
+from margo_oci.errors import ApplyError, FormatError, RegistryError, TrustError, disk_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,5 +101,5 @@ class Reconciler:
         except ApplyError as error:
             report.outcome, report.message = "failed", str(error)
         except OSError as error:  # a full disk, a read-only one: nothing is lost, and the next pass tries again
-            report.outcome, report.message = "failed", f"disk: {error.strerror}: {error.filename or 'stateDir'}"
+            report.outcome, report.message = "failed", disk_words(error, "stateDir")
         return report

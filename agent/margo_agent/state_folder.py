@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from margo_oci.errors import FormatError
+from margo_oci.errors import FormatError, disk_words
 
 
 class AtWork(FormatError):  # noqa: N818  (no fault of anybody: wait)
@@ -22,12 +22,15 @@ def locked(file: Path) -> Iterator[None]:
         claim(folder)
         stream = file.open("w")
     except OSError as error:
-        raise FormatError(f"stateDir {folder}: {error.strerror}") from None
+        raise FormatError(disk_words(error, folder)) from None
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise AtWork(f"stateDir {folder}: another margo-agent is at work here ({file.name} is held)") from None
+            raise AtWork(
+                f"stateDir {folder}: another margo-agent is at work here ({file.name} is held): wait for it, or "
+                "margo-agent look asks the one that runs"
+            ) from None
         yield
 
 

@@ -28,6 +28,7 @@ from margo_agent.images import Images
 from margo_agent.interrupted import Stopped
 from margo_agent.lookout import Lookout
 from margo_agent.noticed import NoticedFile
+from margo_agent.notnow import NotNow
 from margo_agent.preview import Preview
 from margo_agent.reconcile import Reconciler
 from margo_agent.record import Record, RecordFile
@@ -399,7 +400,7 @@ class Device:
             crew=Crew(
                 stepper=Stepper(generations=generations, runtime=running, now=lambda: NOON), at_once=self.at_once
             ),
-            gate=Gate(settings=self.apply, hold=lambda: self.hold, now=lambda: self.now),
+            gate=Gate([NotNow("hold", self.hold, "")] if self.hold else []),
             lookout=lookout,
             atomic=self.apply.atomic,
         )

@@ -7,6 +7,7 @@ import pytest
 
 from margo_oci.compose import (
     Compose,
+    compose_missing,
     faults_of_template,
     find_compose,
     images_of,
@@ -245,3 +246,11 @@ def test_variables_without_a_default_are_seen_in_a_template() -> None:
 def test_hashes_are_read_service_by_service(tmp_path: Path) -> None:
     compose = script(tmp_path, "printf 'web abc\\ndb def\\n'")
     assert compose.hashes(tmp_path / "web.json", project="p", variables={}) == {"web": "abc", "db": "def"}
+
+
+def test_where_compose_is_missing_the_way_to_get_it_is_one_of_this_machine() -> None:
+    assert "pip install 'margo-oci[compose]'" in compose_missing("x86_64")
+    for machine in ("aarch64", "armv7l", "riscv64"):
+        words = compose_missing(machine)
+        assert f"docker-compose-linux-{machine} " in words
+        assert "pip install" not in words

@@ -348,3 +348,11 @@ def test_a_section_with_a_fault_is_told(text: str, fault: str, tmp_path: Path) -
     (found,) = faults(tmp_path, f"{SMALLEST}{text}\n")
     assert found.startswith("7: ")
     assert fault in found
+
+
+def test_an_engine_is_named_by_an_address(tmp_path: Path) -> None:
+    assert faults(tmp_path, SMALLEST + "engine: /run/docker.sock\n") == [
+        "7: engine: '/run/docker.sock': an address is expected, as in unix:///run/podman/podman.sock"
+    ]
+    address = "unix:///run/podman/podman.sock"
+    assert load_config(written(tmp_path, SMALLEST + f"engine: {address}\n")).engine == address

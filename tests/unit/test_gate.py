@@ -2,21 +2,18 @@
 
 import fcntl
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pytest
 
 from margo_agent.gate import Gate
 from margo_agent.interrupted import Superseded
 from margo_agent.lookout import Lookout
-from margo_agent.settings import ApplySettings
-from margo_agent.window import parse_window
+from margo_agent.notnow import NotNow
 from margo_oci.errors import ApplyError
 from tests.simulators.engine import PowerCut
 from tests.simulators.faults import unreachable
-from tests.simulators.plant import NOON, Plant
+from tests.simulators.plant import Plant
 from tests.simulators.registry import ALWAYS
 from tests.unit.test_reconcile import cut_power_after, publish, running
 
@@ -26,48 +23,37 @@ def plant(tmp_path: Path) -> Plant:
     return Plant(tmp_path)
 
 
-def gate(settings: ApplySettings, now: datetime = NOON, hold: str = "") -> Gate:
-    return Gate(settings=settings, hold=lambda: hold, now=lambda: now)
+def test_5_9_applying_waits_for_all_that_delays_it() -> None:
+    assert Gate().closed == ""
+    gate = Gate([NotNow("hold", "held by a person", ""), NotNow("window", "outside of every window", "")])
+    assert (gate.closed, gate.held) == ("held by a person; outside of every window", True)
 
 
-def test_5_9_without_any_rule_applying_may_begin() -> None:
-    assert not gate(ApplySettings()).closed()
-
-
-def test_5_9_a_hold_comes_before_all_else() -> None:
-    assert gate(ApplySettings(), hold="held since noon: filters are changed").closed().startswith("held since noon")
-
-
-def test_5_9_a_window_counts_in_its_time_zone() -> None:
-    settings = ApplySettings(windows=[parse_window("14:00-15:00")], timezone=ZoneInfo("Europe/Berlin"))
-    assert not gate(settings, datetime(2026, 8, 1, 12, 30, tzinfo=UTC)).closed()
-    closed = gate(settings, datetime(2026, 8, 1, 14, 30, tzinfo=UTC)).closed()
-    assert closed == "outside the maintenance window, which opens 2026-08-02T14:00+02:00"
-
-
-def test_5_9_an_application_says_not_now_by_a_lock(tmp_path: Path) -> None:
+def test_5_9_nothing_is_begun_if_an_application_was_faster(tmp_path: Path) -> None:
     file = tmp_path / "not-now"
-    locked = gate(ApplySettings(lock_file=file))
-    assert not locked.closed()  # nobody made it
     with file.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_SH)
-        assert locked.closed() == f"an application holds {file}: not now"
-        with pytest.raises(ApplyError, match="was locked just now"), locked.passing():
+        with pytest.raises(ApplyError, match="was locked just now"), Gate(lock_file=file).passing():
             raise AssertionError("nothing is applied")
-    assert not locked.closed()
 
 
 def test_5_9_an_application_can_wait_until_applying_is_over(tmp_path: Path) -> None:
     file = tmp_path / "not-now"
     file.touch()
-    with gate(ApplySettings(lock_file=file)).passing(), file.open() as stream, pytest.raises(BlockingIOError):
+    with Gate(lock_file=file).passing(), file.open() as stream, pytest.raises(BlockingIOError):
         fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_a_lock_file_that_is_not_there_is_locked_by_nobody(tmp_path: Path) -> None:
+    with Gate(lock_file=tmp_path / "not-now").passing():
+        assert not (tmp_path / "not-now").exists()
 
 
 def test_a_lock_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("")
-    with pytest.raises(ApplyError, match=r"apply.lockFile: .*/folder/lock: Not a directory"):
-        gate(ApplySettings(lock_file=tmp_path / "folder" / "lock")).closed()
+    gate = Gate(lock_file=tmp_path / "folder" / "lock")
+    with pytest.raises(ApplyError, match=r"apply.lockFile: .*/folder/lock: Not a directory"), gate.passing():
+        raise AssertionError("nothing is applied")
 
 
 def test_5_9_what_waits_is_fetched_and_touches_nothing(plant: Plant) -> None:

@@ -392,3 +392,15 @@ def test_cleaning_is_daily_and_told_when_something_went(looking: Looking) -> Non
         looking.loop.cleaned_s -= CLEAN_EVERY_S
         asyncio.run(looking.loop._clean())
     assert (results, looking.told) == ([], [{"outcome": "cleaned", "message": "1 blob"}])
+
+
+def test_who_asks_for_a_look_gets_what_came_of_it(looking: Looking) -> None:
+    async def asked() -> Result:
+        result = looking.loop.wanted()
+        assert looking.loop.waking.is_set()
+        async with looking.plant.device.registry() as looking.loop.registry:
+            await looking.loop.look()
+        return await result
+
+    assert asyncio.run(asked())["outcome"] == "unchanged"
+    assert not looking.loop.busy

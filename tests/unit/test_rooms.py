@@ -89,6 +89,7 @@ PURE = (
     "margo_agent.drift",
     "margo_agent.events",
     "margo_agent.garbage",
+    "margo_agent.reasons",
 )
 OUTSIDE = {
     "aiohttp", "asyncio", "docker", "glob", "http", "httpx2", "multiprocessing", "oras", "os", "random",
@@ -209,7 +210,7 @@ def test_the_environment_is_read_where_programs_begin() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
     }
-    assert readers <= {"margo_agent.main", "margo_cli.session"}
+    assert readers <= {"margo_agent.main", "margo_agent.local", "margo_cli.session"}
 
 
 def test_the_front_door_is_complete_and_sorted() -> None:

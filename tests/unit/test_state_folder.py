@@ -47,7 +47,10 @@ def test_a_second_agent_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("")
-    with pytest.raises(FormatError, match="state: File exists"), locked(tmp_path / "state" / "pass.lock"):
+    with (
+        pytest.raises(FormatError, match='state": failed: File exists; see that stateDir'),
+        locked(tmp_path / "state" / "pass.lock"),
+    ):
         pass
 
 
@@ -63,4 +66,4 @@ def test_a_folder_that_cannot_be_used_is_told_in_json_as_well(
     code = cli.main([command, "--config", str(config), "-o", "json"], standalone_mode=False)
     told = json.loads(capsys.readouterr().out)
     assert (code, told["outcome"], told["device"]) == (2, "failed", "edge-17")
-    assert told["message"] == f"stateDir {config}: File exists"
+    assert told["message"].startswith(f'while reading or writing, disk for "{config}": failed: File exists; ')
