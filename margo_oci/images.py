@@ -45,8 +45,8 @@ async def read_image(registry: Registry, reference: Reference, platform: Platfor
     """
     what = str(reference)
     received = await _received(registry, reference)
-    if received.media_type in (IMAGE_INDEX, DOCKER_LIST):
-        digest = _for_platform(parse_json(received.data, what=what), platform, what)
+    if index := _index(received.data, what):
+        digest = _for_platform(index, platform, what)
         received = await _received(registry, reference.at(digest))
     manifest = Manifest.from_bytes(received.data, what=what)
     for number, layer in enumerate(manifest.layers):
@@ -68,6 +68,19 @@ async def _received(registry: Registry, reference: Reference) -> Received:
     received = await registry.manifest(reference)
     assert received is not None  # noqa: S101  (nothing was known before)
     return received
+
+
+def _index(data: bytes, what: str) -> Mapping[str, Any] | None:
+    """Return the index in `data`, if it is one; by its content: what the registry calls it is not signed.
+
+    Raises FormatError for what can be read in two ways (image-spec v1.1, image-index.md and manifest.md).
+    """
+    raw = parse_json(data, what=what)
+    if "manifests" not in raw:
+        return None
+    if "layers" in raw or "config" in raw or raw.get("mediaType", IMAGE_INDEX) not in (IMAGE_INDEX, DOCKER_LIST):
+        raise FormatError(f"{what}: it can be read as an index and as a manifest")
+    return raw
 
 
 def _media_type(received: Received) -> str:

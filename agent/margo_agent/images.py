@@ -128,10 +128,9 @@ class Images:
             raise looked.unread[0]
         self.check_room(looked.layers)
         await self._fetch(registry, looked.missing, looked.layers)
-        for one in looked.missing:
+        for number, one in enumerate(looked.missing, 1):
             await self._load(registry, one)
-        for one in looked.missing:
-            self._forget(one)
+            self._forget(one, but=looked.missing[number:])
 
     def check_room(self, layers: Sequence[Descriptor], besides_bytes: int = 0) -> None:
         """Raise NoRoom unless layers of images, and so many bytes besides, fit."""
@@ -204,7 +203,9 @@ class Images:
         """Hand an image over; to an engine that lacks more of it than was thought, with all its layers."""
         try:
             self._hand_over(one)
-        except PullFailed:
+        except PullFailed as error:
+            if "no space left" in str(error).lower():  # Go's words for ENOSPC, whichever engine it is
+                raise NoRoom(f"{error}: the layers that came are kept; it is loaded when there is room") from None
             if len(one.layers) == len(one.image.layers):
                 raise
             whole = Missing(one.name, one.image, one.image.layers)
@@ -224,10 +225,12 @@ class Images:
             raise PullFailed(f"{what}: the engine does not have it under {one.name} afterwards, or with other layers")
         self.given.gave(one.name, self.engine.image_id(one.name))
 
-    def _forget(self, one: Missing) -> None:
-        """Drop the layers: they are in the engine now."""
+    def _forget(self, one: Missing, but: Sequence[Missing]) -> None:
+        """Drop the layers: they are in the engine now. Those of images that are still to be loaded stay."""
+        kept = {layer.digest for other in but for layer in other.image.layers}
         for layer in one.image.layers:
-            self.store.drop(layer)
+            if layer.digest not in kept:
+                self.store.drop(layer)
 
 
 def _in_order(found: Mapping[str, T], names: Iterable[str]) -> Sequence[T]:

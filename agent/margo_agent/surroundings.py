@@ -55,7 +55,8 @@ class Surroundings:
         return taken
 
     def _goes(self, one: Published, changing: Collection[str] | None) -> bool:
-        return one.device == self.device and (changing is None or one.deployment in changing)
+        ours = bool(one.deployment) and one.device in (self.device, "")  # agents before this label named no device
+        return ours and (changing is None or one.deployment in changing)
 
 
 def _is_absent(path: str) -> bool:

@@ -274,7 +274,8 @@ def test_a_last_good_version_that_does_not_come_back_is_tried_again(site: Site, 
     site.agent("once")
     site.stop("hello")
     with listening(HELLO):
-        site.deployment("hello", GREETING="new")
+        site.component("hello", "2.0.0", web(web_image, OTHER + 50, "    mem_limit: 1k\n"))  # which no engine takes
+        site.deployment("hello", "2.0.0")
         site.push()
         report = site.agent("once", expect=5)
         assert "the last good version did not come back" in report["message"]

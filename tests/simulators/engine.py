@@ -72,6 +72,7 @@ class SimulatedEngine(Engine):
         self.all: dict[tuple[str, str], Running] = {}
         self.images: dict[str, Sequence[str]] = {}
         self.loaded: list[Sequence[str]] = []  # the layers that each archive had in it
+        self.full = False  # whether its disk is
         self.picky = False  # whether it takes archives with all layers only
         self.machine = EngineFacts(platform=Platform.of("x86_64"), memory_bytes=2**30, cpus=2)
         self.held_ports: Sequence[Published] = ()
@@ -155,6 +156,8 @@ class SimulatedEngine(Engine):
         (name,) = described["RepoTags"]
         diff_ids = tuple(config["rootfs"]["diff_ids"])
         self.loaded.append([layer for layer in described["Layers"] if layer in names])
+        if self.full:
+            raise PullFailed(f"{what}: write /data/layer.tar: no space left on device")
         for number, layer in enumerate(described["Layers"]):
             if layer not in names and (self.picky or not self._has_chain(diff_ids[: number + 1])):
                 raise PullFailed(f"{what}: open {layer}: no such file or directory")

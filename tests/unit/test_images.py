@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from margo_oci.content import canonical_json, digest_of
 from margo_oci.manifest import IMAGE_INDEX
 from margo_oci.store import Part
 from tests.simulators.faults import cut_after
-from tests.simulators.plant import IMAGE_BYTES, IMAGE_DIGEST, IMAGE_REPOSITORY, LOCAL_IMAGE, Plant
+from tests.simulators.plant import IMAGE_BYTES, IMAGE_DIGEST, IMAGE_REPOSITORY, LOCAL_IMAGE, Plant, image_of
 from tests.simulators.registry import ALWAYS
 
 BASE, OLD_TOP, NEW_TOP = b"base" * 1000, b"old top", b"new top"
@@ -118,21 +119,46 @@ def test_5_12_a_state_that_does_not_fit_is_refused_with_the_number_that_is_missi
     assert plant.device.once().outcome == "applied"
 
 
-def test_5_12_a_disk_that_fills_up_is_told_and_what_came_is_kept(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    plant.device.room = Room(state_dir=plant.device.folder, disk_of=lambda _: Disk(1, 10**6))
+@pytest.mark.parametrize(
+    ("free_then", "kept", "words"),
+    [
+        (10**6, 5000, "the disk is full; images are fetched again when there is room; nothing was changed"),
+        (0, 0, "the disk is full: the 5000 bytes that had come were dropped"),
+    ],
+)
+def test_5_12_a_disk_that_fills_up_is_told_and_what_came_is_kept_unless_that_fills_it(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch, free_then: int, kept: int, words: str
+) -> None:
+    free = [10**6]
+    plant.device.room = Room(state_dir=plant.device.folder, keep_free_bytes=1000, disk_of=lambda _: Disk(1, free[0]))
 
     def full(part: Part, chunk: bytes) -> None:
-        if part.descriptor.digest == digest_of(IMAGE_BYTES):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(part, chunk)
+        if part.descriptor.digest != digest_of(IMAGE_BYTES):
+            return write(part, chunk)
+        write(part, chunk[:5000])
+        free[0] = free_then
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     write = Part.write
     with monkeypatch.context() as patch:
         patch.setattr(Part, "write", full)
         report = release(plant, 1)
     assert report.outcome == "failed"
-    assert "the disk is full; images are fetched again when there is room; nothing was changed" in report.message
+    assert words in report.message
+    assert sum(len(part) for part in plant.device.parts) == kept
+    free[0] = 10**6
     assert plant.device.once().outcome == "applied"
+
+
+def test_5_12_an_engine_whose_disk_is_full_is_told_and_nothing_comes_twice(plant: Plant) -> None:
+    plant.device.engine.full = True
+    report = release(plant, 1)
+    assert "no space left on device: the layers that came are kept" in report.message
+    assert plant.device.record.failed == {}
+    plant.device.engine.full = False
+    blobs_asked(plant)
+    assert plant.device.once().outcome == "applied"
+    assert digest_of(IMAGE_BYTES) not in blobs_asked(plant)
 
 
 def test_5_13_what_does_not_fit_this_device_is_refused_before_its_images_come(plant: Plant) -> None:
@@ -151,6 +177,14 @@ def test_5_13_an_index_without_this_platform_is_refused(plant: Plant) -> None:
     plant.sim.put_manifest(IMAGE_REPOSITORY, "1", index)
     plant.image_digest = digest_of(index)
     assert "no image for linux/amd64; nothing was changed" in release(plant, 1).message
+
+
+def test_4_5_what_can_be_read_as_index_and_as_image_is_refused(plant: Plant) -> None:
+    """Else the registry would choose, by what it calls the bytes, which of two signed contents runs."""
+    both = canonical_json({**json.loads(image_of(IMAGE_BYTES)[1]), "manifests": []})
+    plant.sim.put_manifest(IMAGE_REPOSITORY, "1", both)
+    plant.image_digest = digest_of(both)
+    assert "it can be read as an index and as a manifest; nothing was changed" in release(plant, 1).message
 
 
 def test_5_13_layers_that_the_engine_cannot_unpack_are_refused(plant: Plant) -> None:
@@ -175,6 +209,7 @@ def holding(**whose: str) -> Published:
         (holding(device="edge-17", deployment="kept"), False),
         (holding(device="edge-17", deployment="changing"), True),
         (holding(device="edge-17", deployment="pump"), True),
+        (holding(deployment="pump"), True),
     ],
 )
 def test_5_13_a_port_of_what_this_state_replaces_is_free(plant: Plant, holder: Published, ok: bool) -> None:
