@@ -33,7 +33,7 @@ from margo_oci.manifest import (
 )
 from margo_oci.mirrors import Mirrors
 from margo_oci.pace import Pace
-from margo_oci.reference import Reference
+from margo_oci.reference import REPOSITORY, Reference
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
@@ -224,6 +224,17 @@ class Registry:
             tags = parse_json(page, what=f"tags of {reference.name}").get("tags") or []
             found += [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
         return found
+
+    async def repositories(self, host: str) -> Sequence[str]:
+        """Return the names of all repositories of a registry that lists them (`_catalog`, of no standard).
+
+        Raises NotFound or RegistryError where it does not, or not for us, and after too many pages.
+        """
+        found: list[str] = []
+        async for _, page in self._pages(Reference(host, ""), "_catalog?n=1000", {}):
+            names = parse_json(page, what=f"repositories of {host}").get("repositories") or []
+            found += [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        return [name for name in found if REPOSITORY.fullmatch(name)]
 
     async def _pages(
         self, reference: Reference, path: str, headers: dict[str, str]

@@ -75,6 +75,11 @@ class Uploader:
             )
         return "OCI-Subject" in response.headers
 
+    def delete(self, reference: Reference) -> None:
+        """Delete a manifest by its digest. Raises RegistryError; many registries do not allow it."""
+        url = f"{self.oras.prefix}://{self._container(reference).manifest_url()}"
+        _expect(self.oras.do_request(url, "DELETE"), f"delete {reference}")
+
     def _container(self, reference: Reference) -> Container:
         container = Container(f"{reference.host}/{reference.repository}")
         container.registry, container.tag, container.digest = (

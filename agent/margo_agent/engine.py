@@ -157,6 +157,13 @@ class Engine:
         found = {name for name in projects if name.endswith(project_name(deployment, ""))}
         return found | {container.project for container in self.containers(deployment)}
 
+    def version(self) -> tuple[str, str]:
+        """Return what kind of engine this is (`docker`, `podman`) and its version, in its own words."""
+        with self._talking("ask for its version"):
+            raw = self.client.version()
+        names = " ".join(str(one.get("Name")) for one in raw.get("Components") or () if isinstance(one, dict))
+        return "podman" if "podman" in names.lower() else "docker", str(raw.get("Version", ""))
+
     def has_image(self, image: str) -> bool:
         """Tell whether `image` is here."""
         with self._talking("look for an image"):

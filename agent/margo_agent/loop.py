@@ -49,6 +49,7 @@ class Loop:
     With a `watch`, what changes on the engine is looked at by `correct`; `clean` takes away what nothing needs, daily.
     `interrupt` asks a pass under way to end as soon as it can; `reload` reads the configuration again; `closed` says
     why what is prepared has to wait, "" if it may be applied. What is in `beside` is held open while the loop runs.
+    `tell` gets what is news, `after` the result of every look.
     """
 
     config: AgentConfig
@@ -67,6 +68,7 @@ class Loop:
     clean: Callable[[], Awaitable[Result]] | None = None
     notifier: Notifier = field(default_factory=Notifier)
     beside: Sequence[Callable[["Loop"], AbstractAsyncContextManager[None]]] = ()
+    after: Callable[[AgentConfig, Result], None] = lambda *_: None
     registry: Registry = field(init=False)
     failures: int = 0
     looked: bool = False
@@ -170,6 +172,7 @@ class Loop:
             if not future.done():  # who asked may have gone
                 future.set_result(result)
         await self.registry.leave(but=self.config.look_at)
+        self.after(self.config, result)
         failed = result["outcome"] in ("unreachable", "refused")
         self.failures = self.failures + 1 if failed else 0
         # The same news again is no news: a refusal is told once, not at every look (its words may say what time it is).

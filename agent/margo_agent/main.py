@@ -3,10 +3,10 @@
 import asyncio
 import json
 import os
-import random
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +17,18 @@ from margo_agent.clock import system_clock
 from margo_agent.config import AgentConfig, load_config
 from margo_agent.gate import Gate
 from margo_agent.last import keep_last
-from margo_agent.local import COMMANDS, time_of
+from margo_agent.local import COMMANDS as LOCAL
+from margo_agent.local import time_of
 from margo_agent.notnow import not_now
-from margo_agent.options import config_option, output_option
-from margo_agent.passes import Passes
-from margo_agent.printing import log, plain, plain_lines, show
+from margo_agent.options import config_option, log_option, output_option
+from margo_agent.printing import plain, plain_lines, show
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
 from margo_agent.state_folder import AtWork, locked
+from margo_agent.telling import COMMANDS as TELLING
+from margo_agent.telling import notice_news, trace
 from margo_oci.content import MANIFEST_LIMIT_BYTES
-from margo_oci.errors import FormatError, MargoError, explain
-from margo_oci.registry import Registry
+from margo_oci.errors import MargoError, explain
 
 if TYPE_CHECKING:
     from margo_agent.building import Parts
@@ -62,8 +63,8 @@ def cli() -> None:
 
 @cli.command()
 @config_option
-@output_option
-def run(config_file: Path, output: str) -> None:
+@log_option
+def run(config_file: Path, output: str | None) -> None:
     """Look for a new state again and again, and apply it.
 
     SIGHUP reads the configuration again and looks at once; SIGTERM stops, and the next start goes on from there.
@@ -73,52 +74,11 @@ def run(config_file: Path, output: str) -> None:
     Example:
       margo-agent run --config /etc/margo-agent/config.yaml
     """
-    from margo_agent.address import find_engine
-    from margo_agent.control import Control, listening
-    from margo_agent.loop import Loop
-    from margo_agent.noticed import NoticedFile
-    from margo_agent.notify import Notifier, handed_sockets
-    from margo_agent.watching import Watch
+    from margo_agent.running import loop_of
 
     config = load_config(config_file)
-    notifier, handed = Notifier.of(os.environ, os.getpid()), handed_sockets(os.environ, os.getpid())
-    peers = frozenset({0, os.geteuid()})
-
-    def told(result: Mapping[str, Any]) -> None:
-        log(result, output)
-        keep_last(config.state_dir, result, time_of(config.state_dir))
-
-    def control(loop: Loop) -> Control:
-        return Control(loop, config.state_dir, lambda: time_of(config.state_dir), peers, warn)
-
-    def warn(message: str) -> None:
-        log({"outcome": "failed", "message": message}, output)
-
-    passes = Passes(config_file=config.file)
     with locked(config.state_dir / "agent.lock"):
-        loop = Loop(
-            config=config,
-            reload=lambda: reloaded(config),
-            connect=lambda config: Registry(config.access),
-            record_file=RecordFile(config.state_dir / "record.json"),
-            pass_=passes.once,
-            restore=passes.restore,
-            clock=system_clock(),
-            closed=lambda config, record: gate_of(config, record).closed,
-            interrupt=passes.interrupt,
-            tell=told,
-            chance=random.SystemRandom().random,
-            watch=Watch(
-                address=lambda: find_engine(loop.config.engine, os.environ),
-                device=config.device,
-                names=lambda: NoticedFile(config.state_dir / "drift.json").load().names,
-                say=warn,
-            ),
-            correct=passes.correct,
-            clean=passes.clean,
-            notifier=notifier,
-            beside=(lambda _: notifier.beating(), lambda loop: listening(control(loop), handed)),
-        )
+        loop = loop_of(config, output, os.environ, lambda config, record: gate_of(config, record).closed)
         asyncio.run(loop.run())
 
 
@@ -139,7 +99,7 @@ def once(config_file: Path, output: str, offered: Any) -> int:
       margo-agent once --config edge-17.yaml -o json
     """
     data = offered.read(MANIFEST_LIMIT_BYTES + 1) if offered else b""
-    return _alone(config_file, output, lambda config, report: _cleaned_up(config, data, report))
+    return _alone(config_file, output, lambda config, report: _cleaned_up(config, data, report), notice=True)
 
 
 def _cleaned_up(config: AgentConfig, offered: bytes, report: Report) -> Report:
@@ -232,25 +192,25 @@ def plan(config_file: Path, output: str) -> int:
     return _pass(config_file, output, lambda reconciler, report: reconciler.plan(report))
 
 
-def reloaded(config: AgentConfig) -> AgentConfig:
-    """Read a configuration again. Raises FormatError for another `stateDir`: this one is held."""
-    again = load_config(config.file)
-    if again.state_dir != config.state_dir:
-        raise FormatError(f"{config.file}: stateDir: {again.state_dir} is not {config.state_dir}: restart margo-agent")
-    return again
-
-
 def _pass(config_file: Path, output: str, work: "Callable[[Reconciler, Report], Report]") -> int:
     """Do one pass, print its report, and return the exit code."""
     return _alone(config_file, output, lambda config, report: work(parts(config).reconciler(), report))
 
 
-def _alone(config_file: Path, output: str, work: Callable[[AgentConfig, Report], Report], *, wait: bool = False) -> int:
+def _alone(
+    config_file: Path,
+    output: str,
+    work: Callable[[AgentConfig, Report], Report],
+    *,
+    wait: bool = False,
+    notice: bool = False,
+) -> int:
     """Do something alone on the state directory, print its report, and return the exit code.
 
-    Who can `wait` gets AtWork raised if another agent is at work.
+    With `notice` its news become events, in the words and at the time of the pass itself. Who can `wait` gets AtWork
+    raised if another agent is at work.
     """
-    report = Report("", "")
+    report, began = Report("", ""), (time.time(), time.monotonic())
     try:
         config = load_config(config_file)
         report = Report(str(config.source), config.device)
@@ -258,6 +218,8 @@ def _alone(config_file: Path, output: str, work: Callable[[AgentConfig, Report],
             work(config, report)
             if not report.planned and (report.digest or report.outcome != "unchanged"):
                 keep_last(config.state_dir, report.to_dict(), time_of(config.state_dir))
+            if notice:
+                notice_news(config, report.to_dict())
     except (MargoError, OSError) as error:
         if output != "json" or (wait and isinstance(error, AtWork)):
             raise
@@ -266,38 +228,13 @@ def _alone(config_file: Path, output: str, work: Callable[[AgentConfig, Report],
         show(report, output)
         return code
     show(report, output)
+    if config.report.otlp:
+        trace(config, report, *began)
     return report.exit_code
 
 
-for command in COMMANDS:
+for command in (*TELLING, *LOCAL):
     cli.add_command(command)
-
-
-@cli.command()
-@config_option
-@output_option
-def status(config_file: Path, output: str) -> int:
-    """Show what this device accepted, what runs, and what failed; asks no registry.
-
-    \b
-    Example:
-      margo-agent status -o json
-    """
-    from margo_agent.status import device_status, status_lines
-
-    try:
-        config = load_config(config_file)
-        record = RecordFile(config.state_dir / "record.json").load()
-    except (MargoError, OSError) as error:
-        if output != "json":
-            raise
-        code, message = explain(error)
-        click.echo(json.dumps({"outcome": "failed", "message": message}, indent=2))
-        return code
-    found = device_status(config, record, os.environ, system_clock().now(record.time))
-    text = "\n".join(plain(line) for line in status_lines(found))
-    click.echo(json.dumps(found, indent=2) if output == "json" else text)
-    return 0
 
 
 def parts(config: AgentConfig) -> "Parts":

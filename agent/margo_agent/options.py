@@ -18,3 +18,6 @@ output_option = click.option(
     show_default=True,
     help="How to print.",
 )
+log_option = click.option(
+    "--output", "-o", type=click.Choice(["text", "json"]), help="How to print.  [`log.format` of the configuration]"
+)

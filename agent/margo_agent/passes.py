@@ -13,6 +13,7 @@ from typing import Any
 
 from margo_agent.events import Due
 
+REPORT_LIMIT_S = 300.0
 PASS_LIMIT_S = 12 * 3600.0  # many large images over a slow link; what was pulled by then is there for the next pass
 GRACE_S = 600.0  # a step of Compose that cannot be interrupted
 # -P, and / as working directory: nothing that lies about where the agent was started is imported.
@@ -45,6 +46,10 @@ class Passes:
     async def clean(self) -> Mapping[str, Any]:
         """Run `gc`."""
         return await self._run(["gc"], None)
+
+    async def report(self) -> Mapping[str, Any]:
+        """Run `report`."""
+        return await self._run(["report"], None)
 
     def interrupt(self) -> None:
         """Ask the pass under way to end as soon as it can."""

@@ -1,13 +1,17 @@
 """How reports are printed: for people, or as JSON."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from margo_agent.report import Report
+
+Level = Literal["debug", "info", "warning"]
+LEVELS: Sequence[Level] = ("debug", "info", "warning")
+_WARNINGS = ("refused", "failed", "unreachable")
 
 
 def plain(text: str) -> str:
@@ -20,24 +24,48 @@ def plain_lines(text: str) -> str:
     return "\n  ".join(plain(line) for line in text.split("\n"))
 
 
-def log(result: Mapping[str, Any], output: str) -> None:
-    """Print what the loop has to tell, a line with its time."""
-    if output == "json":
-        click.echo(json.dumps({"time": _now(), **result}))
+def log(result: Mapping[str, Any], output: str, least: Level = "info", *, news: bool = True) -> None:
+    """Print a decision of the loop: one line, and one for each deployment that it changed.
+
+    What is no news is of the level `debug`; what `least` leaves out is not printed.
+    """
+    level: Level = ("warning" if result["outcome"] in _WARNINGS else "info") if news else "debug"
+    if LEVELS.index(level) < LEVELS.index(least) or (news is False and least != "debug"):
         return
-    parts = [result["outcome"]]
-    parts += [f"counter={result['counter']}"] if result.get("counter") else []
-    parts += [f"digest={result['digest']}"] if result.get("digest") else []
-    parts += [f"reason={result['reason']}"] if result.get("reason") else []
-    parts += [f"requests={result['requests']}"] if "requests" in result else []
-    parts += [f"{key}={number}" for key, number in result.get("layers", {}).items()]
-    parts += [result["message"]] if result.get("message") else []
-    parts += [f"stale: {result['stale']}"] if result.get("stale") not in (None, result.get("message")) else []
-    click.echo(f"{_now()} {plain(' '.join(parts))}")
-    for one in result.get("deployments", ()):
+    head = {"time": _now(), "level": level}
+    if output == "json":
+        click.echo(json.dumps({**head, **result}))
+        return
+    click.echo(logfmt({**head, **_facts(result)}))
+    for one in result.get("deployments", ()) if news else ():
         if one["action"] != "keep":
-            line = f"{one['action']} {one.get('name', one['id'])}: {one['state']} {one.get('error', '')}"
-            click.echo(f"{_now()}   {plain(line).rstrip()}")
+            keys = ("action", "state", "error")
+            told = {key: one[key] for key in keys if one.get(key)}
+            click.echo(logfmt({**head, "deployment": one["id"], "name": one.get("name", ""), **told}))
+
+
+def logfmt(values: Mapping[str, object]) -> str:
+    """Return `key=value` pairs in one line; what has blanks or quotes in it is quoted."""
+    return " ".join(f"{key}={_quoted(plain(str(value)))}" for key, value in values.items() if value not in (None, ""))
+
+
+def _quoted(text: str) -> str:
+    if text and not any(char in text for char in ' "=\\'):
+        return text
+    escaped = text.strip().replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _facts(result: Mapping[str, Any]) -> Mapping[str, object]:
+    """Return what a line has of a result, always in this order."""
+    keys = ("outcome", "reason", "counter", "digest", "requests")
+    stale = result.get("stale")
+    return {
+        **{key: result.get(key) for key in keys},
+        **result.get("layers", {}),
+        "message": result.get("message"),
+        "stale": stale if stale != result.get("message") else None,
+    }
 
 
 def _now() -> str:

@@ -26,6 +26,16 @@ class Brought:
     bytes_in: int = 0
 
 
+@dataclass(frozen=True)
+class Timing:
+    """When a step began and ended, by the monotonic clock; of one deployment, or of the whole pass."""
+
+    step: str
+    begun_s: float
+    ended_s: float
+    deployment: str = ""
+
+
 @dataclass
 class DeploymentReport:
     """What was done with one deployment, and how it is now."""
@@ -81,16 +91,20 @@ class Report:
     held: bool = False
     deployments: list[DeploymentReport] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    timings: list[Timing] = field(default_factory=list)
     monotonic_s: Callable[[], float] = time.monotonic
 
     @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        """Note how long a step of the journey took."""
+    def timed(self, step: str, *, deployment: str = "") -> Iterator[None]:
+        """Note how long a step of the journey took. One of a single deployment is only traced, and counts for none."""
         start_s = self.monotonic_s()
         try:
             yield
         finally:
-            self.seconds[step] = round(self.seconds.get(step, 0.0) + self.monotonic_s() - start_s, 3)
+            end_s = self.monotonic_s()
+            self.timings.append(Timing(step, start_s, end_s, deployment))
+            if not deployment:
+                self.seconds[step] = round(self.seconds.get(step, 0.0) + end_s - start_s, 3)
 
     def brought(self, images: Brought) -> None:
         """Count images that came."""

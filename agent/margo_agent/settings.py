@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from margo_agent.fields import Fields
 from margo_agent.window import Window, parse_window
+from margo_oci.capabilities import check_labels
 from margo_oci.errors import FormatError
 from margo_oci.reference import Reference, parse_reference
 
@@ -178,5 +179,14 @@ def read_about(fields: Fields) -> About:
         vendor=fields.text(("about", "vendor"), required=False),
         model_number=fields.text(("about", "modelNumber"), required=False),
         serial_number=fields.text(("about", "serialNumber"), required=False),
-        labels=fields.map(("about", "labels")),
+        labels=_labels(fields),
     )
+
+
+def _labels(fields: Fields) -> Mapping[str, Any]:
+    labels = fields.map(("about", "labels"))
+    try:
+        return check_labels(labels, at="labels")
+    except FormatError as error:
+        fields.fault(("about", "labels"), str(error))
+        return {}

@@ -15,6 +15,7 @@ from margo_cli.push import component, push
 from margo_cli.releases import history, rollback
 from margo_cli.root import root
 from margo_cli.sign import sign, verify
+from margo_cli.status import devices, status
 from margo_cli.tree import tree_command
 from margo_oci.errors import explain
 
@@ -35,7 +36,7 @@ def cli() -> None:
       margo-oci push states/edge-17 localhost:5000/fleet/edge-17 --key fleet.key --scope edge-17 --plain-http
 
     \b
-    Exit codes: 0 done, 1 unexpected (diff: different), 2 bad input or usage,
+    Exit codes: 0 done, 1 unexpected (diff: different; status, devices: not all is well), 2 bad input or usage,
                 3 registry or network, 4 refused by trust, 5 applying failed.
     """
 
@@ -67,6 +68,8 @@ for command in (
     diff,
     history,
     rollback,
+    status,
+    devices,
     root,
     head,
     login,

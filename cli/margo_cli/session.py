@@ -185,18 +185,22 @@ peer_keys_option = click.option(
     "--peer-key", "peer_files", type=click.Path(path_type=Path), multiple=True,
     help="Public key of another publisher, whose releases count as well; may be given several times.",
 )  # fmt: skip
-_forms: dict[str, Any] = {
-    "type": click.Choice(["text", "json"]),
-    "default": "text",
-    "show_default": True,
-    "help": "How to print.",
-}
-output_option = click.option("--output", "-o", **_forms)
-long_output_option = click.option("--output", **_forms)  # where -o names a folder
 
 
-def with_session(*, short: bool = True) -> Callable[[F], F]:
-    """Add the options every registry command has, and hand them over as one `session`; `short` adds -o."""
+def _output_option(*names: str, forms: Sequence[str] = ("text", "json")) -> Callable[[F], F]:
+    choice = click.Choice(forms)
+    return click.option(*names, type=choice, default=forms[0], show_default=True, help="How to print.")
+
+
+output_option = _output_option("--output", "-o")
+long_output_option = _output_option("--output")  # where -o names a folder
+
+
+def with_session(*, short: bool = True, forms: Sequence[str] = ("text", "json")) -> Callable[[F], F]:
+    """Add the options every registry command has, and hand them over as one `session`; `short` adds -o.
+
+    `forms` are how it can print, the first if nothing is said.
+    """
 
     def decorate(command: F) -> F:
         @click.option(
@@ -212,7 +216,7 @@ def with_session(*, short: bool = True) -> Callable[[F], F]:
         def called(*args: Any, plain_http: bool, ca_file: Path | None, **kwargs: Any) -> Any:
             return command(Session(kwargs.pop("output"), plain_http, ca_file), *args, **kwargs)
 
-        return (output_option if short else long_output_option)(called)  # type: ignore[return-value]
+        return _output_option(*(("--output", "-o") if short else ("--output",)), forms=forms)(called)  # type: ignore[return-value]
 
     return decorate
 

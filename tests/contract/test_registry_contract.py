@@ -198,6 +198,27 @@ class TestTags:
             ask(world, lambda registry: registry.tags(world.reference))
 
 
+class TestBeyondTheStandard:
+    """What CNCF distribution has besides, and what "Deleting Manifests" leaves to registries."""
+
+    def test_all_repositories_are_listed(self, world: World) -> None:
+        a_manifest(world)
+        assert world.reference.repository in ask(world, lambda registry: registry.repositories(world.reference.host))
+
+    def test_who_does_not_log_in_sees_no_repositories(self, guarded_world: World) -> None:
+        nobody = replace(guarded_world.access, credentials=None)
+        with pytest.raises(RegistryError, match="401"):
+            ask(guarded_world, lambda registry: registry.repositories(guarded_world.reference.host), access=nobody)
+
+    def test_a_manifest_that_was_deleted_is_gone_and_not_deleted_twice(self, world: World) -> None:
+        at = world.reference.at(a_manifest(world).digest)
+        world.uploader.delete(at)
+        with pytest.raises(NotFound):
+            ask(world, lambda registry: registry.manifest(at))
+        with pytest.raises(RegistryError, match="404"):
+            world.uploader.delete(at)
+
+
 class TestReferrers:
     """distribution-spec v1.1, "Listing Referrers" and "Referrers Tag Schema", without the API."""
 

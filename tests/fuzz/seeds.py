@@ -12,15 +12,19 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from margo_agent.outbox import Waiting
 from margo_agent.record import Accepted, Failure, Installed, Record
 from margo_oci import cosign, notary, simple_signing
 from margo_oci.archive import Entry, pack
+from margo_oci.capabilities import Cpu, DeviceCapabilities, Peripheral
 from margo_oci.carrier import build_carrier, build_chain
 from margo_oci.cbor import Tagged, encode_cbor
 from margo_oci.content import Descriptor, canonical_json
 from margo_oci.cosign_key import seal
 from margo_oci.desired_state import build_layer
+from margo_oci.device_report import BuiltReport, Contents, build_report
 from margo_oci.envelopes import PAYLOAD_TYPE
+from margo_oci.events import lines_of
 from margo_oci.keys import FileKey
 from margo_oci.manifest import build_index
 from margo_oci.package import build_component
@@ -44,6 +48,7 @@ from tests.unit.scenes import (
     parameter,
     state,
 )
+from tests.unit.test_device_status import EVENTS, STATUS
 from tests.unit.trusted import role, rotated, signed_head
 from tests.unit.trusted import root as trusted_root
 
@@ -66,9 +71,16 @@ def fixed() -> Mapping[str, bytes]:
         "envelope.cose": chains.cose(body=notary.payload(manifest.descriptor)),
         "trustpolicy.json": chains.document(chains.statement()),
         "fleet.pub": public_pem(key("fleet")),
+        "report.json": report(key("device")).manifest.data,
+        "device.pub": public_pem(key("device")),
         "ca.crt": chains.root().pem,
         "leaf.key": chains.leaf().key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
     }
+
+
+def report(device: FileKey) -> BuiltReport:
+    """What a device reports."""
+    return build_report(Contents("edge-17", STATUS.to_bytes(), lines_of(EVENTS), CAPABILITIES.to_bytes()), device)
 
 
 def public_pem(one: FileKey) -> bytes:
@@ -96,6 +108,7 @@ def seeds(made: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
     yield "index", build_index([manifest.descriptor, Descriptor.of(bundle, cosign.BUNDLE_TYPE, {"a": "b"})])
     yield from (("descriptor", canonical_json(one.to_dict())) for one in (inline, layer(), carrier.layers[0]))
     yield "lock", lock().to_json().encode()
+    yield from of_devices(made["report.json"])
     yield from (("bundle", bundle), ("bundle", (VECTORS / "cosign" / "bundle.json").read_bytes()))
     yield "bundle", bundle.replace(b'"publicKey"', b'"certificate"')
     yield from (
@@ -252,6 +265,21 @@ TRUST = b"""trust:
   components: [{repositories: ["registry.example/vendor/*"], keys: [vendor.pub]}]
 """
 HEADS = b"trust: {mode: head+release, root: root.json, chain: reg.example/fleet/edge-17:trust, freshness: warn}\n"
+
+
+CAPABILITIES = DeviceCapabilities(
+    id="edge-17", cpus=(Cpu(4, "arm64"),), memory="3.7Gi", peripherals=(Peripheral("gpu", "NVIDIA"),),
+    interfaces=("ethernet",), labels={"line": "1", "slots": [1, 2.5], "spare": False},
+)  # fmt: skip
+
+
+def of_devices(report: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield what devices write about themselves."""
+    pump = STATUS.deployments[0]
+    yield from (("status-manifest", canonical_json(one)) for one in (pump.manifest(), pump.older_manifest("a/b")))
+    yield from (("device-status", STATUS.to_bytes()), ("events", lines_of(EVENTS)))
+    yield from (("capabilities", CAPABILITIES.to_bytes()), ("report", report))
+    yield "outbox", Waiting(events=EVENTS, dropped=1).to_bytes()
 
 
 def main() -> None:

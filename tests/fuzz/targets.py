@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from margo_agent.config import load_config
+from margo_agent.outbox import Outbox
 from margo_agent.record import RecordFile
 from margo_oci import notary, simple_signing
 from margo_oci.answers import next_page, retry_after_s
 from margo_oci.archive import pack, unpack
 from margo_oci.auth import Challenge, Credentials, token_of
+from margo_oci.capabilities import parse_capabilities
 from margo_oci.carrier import build_chain, parse_carrier, parse_chain
 from margo_oci.cbor import encode_cbor, parse_cbor
 from margo_oci.certificates import Chain, check_anchor, read_certificates
@@ -29,8 +31,12 @@ from margo_oci.cosign_key import open_sealed
 from margo_oci.credentials import AuthFiles
 from margo_oci.deployment import parse_deployment
 from margo_oci.desired_state import Lock, build_state, parse_state, read_layer
+from margo_oci.device_report import check_signed, parse_report
+from margo_oci.device_status import parse_device_status
 from margo_oci.envelopes import COSE, JWS, parse_envelope, parse_header
 from margo_oci.errors import MargoError
+from margo_oci.events import Event, lines_of, parse_events
+from margo_oci.fleet import standing, why
 from margo_oci.freshness import SeenHead
 from margo_oci.head import build_head, parse_head, verify_head, verify_release
 from margo_oci.helper import login_of
@@ -41,6 +47,7 @@ from margo_oci.proxy import check_proxy
 from margo_oci.reference import parse_image, parse_reference
 from margo_oci.root import Root, advance
 from margo_oci.signatures import Attached, Found
+from margo_oci.status import parse_status_manifest
 from margo_oci.subjects import parse_subject
 from margo_oci.trust import Policy, verify
 from margo_oci.trustconfig import load_trust_config
@@ -275,6 +282,49 @@ def feed_carrier(data: bytes) -> None:
     holds(one.head.data is None or len(one.head.data) == one.head.size, "inlined is what is named")
 
 
+def feed_status_manifest(data: bytes) -> None:
+    one = parse_status_manifest(data)
+    again = parse_status_manifest(canonical_json(one.manifest()))
+    holds(replace(again, adopted=one.adopted) == one, "a status is read back as it was")
+
+
+def feed_device_status(data: bytes) -> None:
+    one = parse_device_status(data)
+    holds(parse_device_status(one.to_bytes()) == one, "a device status is read back as it was")
+    holds(standing(one, None, now=NOW) != "doubtful", "a device that is not doubted stands somehow")
+    holds(all(text.isprintable() for text in (one.device, one.message, why(one, "failed"))), "it can be shown")
+
+
+def feed_events(data: bytes) -> None:
+    events = parse_events(data)
+    holds(parse_events(lines_of(events)) == list(events), "events are read back as they were")
+
+
+def feed_capabilities(data: bytes) -> None:
+    one = parse_capabilities(data)
+    holds(parse_capabilities(one.to_bytes()) == one, "capabilities are read back as they were")
+
+
+def feed_report(data: bytes) -> None:
+    layers = parse_report(Manifest.from_bytes(data, what="report"))
+    bundle = layers.bundle.data if layers.bundle else None
+    if bundle:
+        check_signed(layers, bundle, PublicKey.from_pem(fixed("device.pub"), name="device"))
+        signed = parse_report(Manifest.from_bytes(fixed("report.json"), what="report")).signed
+        holds(layers.signed == signed, "only what was signed counts")
+
+
+def feed_outbox(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        outbox = Outbox(Path(folder))
+        outbox.file.write_bytes(data)
+        before = outbox.load()
+        after = outbox.add([Event(kind="outcome", state="failed", reason="quite new")], time="2026-11-21T12:00:00Z")
+        numbers = [one.number for one in after.events]
+        holds(numbers[-1] == before.last + 1 and sorted(set(numbers)) == numbers, "numbers rise by one")
+        holds(outbox.load().events == after.events, "an outbox is read back as it was")
+
+
 def feed_archive(data: bytes) -> None:
     entries = {entry.path: entry for entry in unpack(data, what="archive")}
     packed = unpack(pack(entries), what="again")
@@ -421,6 +471,12 @@ TARGETS: Sequence[Target] = (
     Target("head", feed_head, "json", _TUF),
     Target("chain", feed_chain, "json", _JSON),
     Target("carrier", feed_carrier, "json", _JSON),
+    Target("status-manifest", feed_status_manifest, "json", _JSON),
+    Target("device-status", feed_device_status, "json", _JSON),
+    Target("events", feed_events, "text", (*_JSON, b"\n")),
+    Target("capabilities", feed_capabilities, "json", _JSON),
+    Target("report", feed_report, "json", _JSON),
+    Target("outbox", feed_outbox, "text", (*_JSON, b"\n", b'"number":'), share=0.2),  # kept durably each time
     Target("archive", feed_archive, "tar"),
     Target("component", feed_component, "tar", _YAML),
     Target("layer", feed_layer, "tar", _YAML),

@@ -9,7 +9,7 @@ makes it lie: `sim.blobs[digest] = b"tampered"`, or for the next answers with a 
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -92,6 +92,7 @@ class SimulatedRegistry:
         self.referrers_api = referrers_api
         self.login = login
         self.page_size = 1000
+        self.deletes = True
         self.blobs: dict[str, bytes] = {}
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Asked] = []
@@ -158,6 +159,8 @@ class SimulatedRegistry:
             return self._tags(request, **found.groupdict())
         if self.referrers_api and (found := _REFERRERS.fullmatch(path)):
             return self._referrers(**found.groupdict())
+        if path == "/v2/_catalog":
+            return self._catalog(request)
         if path == "/v2/":
             return httpx2.Response(200, json={})
         return httpx2.Response(404, text="404 page not found\n")
@@ -203,15 +206,22 @@ class SimulatedRegistry:
     def _tags(self, request: httpx2.Request, repository: str) -> httpx2.Response:
         if repository not in self.repositories:
             return _error(404, "NAME_UNKNOWN")
+        page, headers = self._page(request, self.repositories[repository].tags)
+        return httpx2.Response(200, json={"name": repository, "tags": page}, headers=headers)
+
+    def _catalog(self, request: httpx2.Request) -> httpx2.Response:
+        page, headers = self._page(request, self.repositories)
+        return httpx2.Response(200, json={"repositories": page}, headers=headers)
+
+    def _page(self, request: httpx2.Request, names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
         last = request.url.params.get("last", "")
         size = min(int(request.url.params.get("n", self.page_size)), self.page_size)
-        rest = sorted(tag for tag in self.repositories[repository].tags if tag > last)
+        rest = sorted(name for name in names if name > last)
         page = rest[:size]
-        headers = {}
-        if len(rest) > size:
-            query = urlencode({"last": page[-1], "n": size})
-            headers["Link"] = f'</v2/{repository}/tags/list?{query}>; rel="next"'
-        return httpx2.Response(200, json={"name": repository, "tags": page}, headers=headers)
+        if len(rest) <= size:
+            return page, {}
+        query = urlencode({"last": page[-1], "n": size})
+        return page, {"Link": f'<{request.url.path}?{query}>; rel="next"'}
 
     def _referrers(self, repository: str, target: str) -> httpx2.Response:
         manifests = self.repositories.get(repository, Repository()).manifests.values()

@@ -1,6 +1,7 @@
 """The way of pushing that needs no wire: an `Uploader` that puts things into the simulated registry."""
 
 from margo_oci.content import Descriptor
+from margo_oci.errors import RegistryError
 from margo_oci.manifest import IMAGE_MANIFEST
 from margo_oci.reference import Reference
 from margo_oci.upload import Uploader
@@ -24,3 +25,10 @@ class SimulatedUploader(Uploader):
     def manifest(self, reference: Reference, data: bytes, media_type: str = IMAGE_MANIFEST) -> bool:
         """Put a manifest; tell whether it was listed as a referrer."""
         return self.sim.put_manifest(reference.repository, reference.target, data)
+
+    def delete(self, reference: Reference) -> None:
+        """Delete a manifest, if the simulated registry allows it."""
+        if not self.sim.deletes:
+            raise RegistryError(f"delete {reference}: the registry answered 405: UNSUPPORTED")
+        if self.sim.repositories[reference.repository].manifests.pop(reference.digest, None) is None:
+            raise RegistryError(f"delete {reference}: the registry answered 404: MANIFEST_UNKNOWN")

@@ -341,6 +341,7 @@ about: {vendor: Northgate, modelNumber: B2, serialNumber: "7", labels: {line: 1}
         ("report: {key: gone.key}", "gone.key is not there"),
         ("log: {format: xml}", "log.format: 'xml': one of text, json is expected"),
         ("about: {labels: [a]}", "about.labels: a map is expected"),
+        ("about: {labels: {a: {b: 1}}}", "about.labels: labels.'a': a text, a number, true, false or a list"),
         ("about: {colour: red}", "about.colour: unknown: one of vendor, modelNumber, serialNumber, labels"),
     ],
 )

@@ -303,7 +303,9 @@ def test_no_terminal_obeys_what_is_printed(capsys: pytest.CaptureFixture[str]) -
 
 def test_people_read_that_what_runs_is_stale(capsys: pytest.CaptureFixture[str]) -> None:
     log({"outcome": "unreachable", "message": "nobody answers", "stale": "head version 3 expired"}, "text")
-    assert capsys.readouterr().out.endswith("unreachable nobody answers stale: head version 3 expired\n")
+    assert capsys.readouterr().out.endswith(
+        'level=warning outcome=unreachable message="nobody answers" stale="head version 3 expired"\n'
+    )
     show(Report("", "edge-17", stale="head version 3 expired"), "text")
     assert "  stale: head version 3 expired" in capsys.readouterr().out
 

@@ -34,12 +34,13 @@ LEVELS = (
     {"archive", "yamltree"},
     {"reference", "manifest", "deployment", "cosign_key", "auth", "store", "answers", "proxy", "host_certificates"},
     {"keys", "envelopes", "trustpolicy", "composefile", "access", "helper", "freshness"},
-    {"certificates", "signers", "simple_signing", "tuf", "grants", "mirrors"},
-    {"desired_state", "package", "cosign", "notary", "truststore", "root"},
-    {"signatures", "carrier", "keyless_check", "attestation", "compose", "registry", "upload", "credentials"},
+    {"certificates", "signers", "simple_signing", "tuf", "grants", "mirrors", "jsonfields"},
+    {"desired_state", "package", "cosign", "notary", "truststore", "root", "status", "events", "capabilities"},
+    {"device_status", "device_report"},
+    {"fleet", "signatures", "carrier", "keyless_check", "attestation", "compose", "registry", "upload", "credentials"},
     {"trust"},
     {"images", "transfer", "head", "trustconfig"},
-    {"component", "signing", "keyless", "keyless_sign"},
+    {"component", "signing", "keyless", "keyless_sign", "reports"},
     {"lock", "publish", "heads", "attest", "judging"},
     {"ceremony", "issue", "tree"},
     {"__init__"},
@@ -84,12 +85,21 @@ PURE = (
     "margo_agent.fit",
     "margo_agent.unready",
     "margo_oci.proxy",
+    "margo_oci.jsonfields",
+    "margo_oci.status",
+    "margo_oci.device_status",
+    "margo_oci.device_report",
+    "margo_oci.events",
+    "margo_oci.capabilities",
+    "margo_oci.fleet",
     "margo_agent.plan",
     "margo_agent.window",
     "margo_agent.drift",
     "margo_agent.events",
     "margo_agent.garbage",
     "margo_agent.reasons",
+    "margo_agent.codes",
+    "margo_agent.textfile",
 )
 OUTSIDE = {
     "aiohttp", "asyncio", "docker", "glob", "http", "httpx2", "multiprocessing", "oras", "os", "random",
@@ -210,7 +220,7 @@ def test_the_environment_is_read_where_programs_begin() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
     }
-    assert readers <= {"margo_agent.main", "margo_agent.local", "margo_cli.session"}
+    assert readers <= {"margo_agent.main", "margo_agent.local", "margo_agent.telling", "margo_cli.session"}
 
 
 def test_the_front_door_is_complete_and_sorted() -> None:
@@ -238,7 +248,7 @@ def test_a_name_that_is_not_at_the_front_door_is_an_error() -> None:
 @pytest.mark.parametrize(
     "modules",
     [
-        ("margo_agent.main", "margo_agent.loop"),
+        ("margo_agent.main", "margo_agent.loop", "margo_agent.reporter"),
         ("margo_agent.watching", "margo_agent.address", "margo_agent.noticed"),
         ("margo_oci",),
         ("margo_oci.registry", "margo_oci.store"),
@@ -250,11 +260,18 @@ def test_an_idle_agent_holds_no_cryptography_in_memory(modules: tuple[str, ...])
     code = (
         f"import sys, {', '.join(modules)}\n"
         "heavy = {'cryptography', 'sigstore', 'margo_oci.keyless', 'docker', 'requests', 'oras',"
-        "         'rich', 'margo_oci.trust', 'margo_agent.engine'}\n"
+        "         'rich', 'margo_oci.trust', 'margo_agent.engine', 'opentelemetry', 'google'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_opentelemetry_is_reached_by_what_a_pass_does_last_and_by_nothing_else() -> None:
+    users = [room for room in TREES if any(name.partition(".")[0] == "opentelemetry" for name in imports(room))]
+    assert users == ["margo_agent.telemetry"]
+    assert [room for room in TREES if users[0] in rooms_within("margo_agent", room)] == ["margo_agent.telling"]
+    assert "margo_agent.telemetry" not in reached("margo_agent.loop")
 
 
 def test_x_509_is_held_by_nobody_who_trusts_no_notary() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from margo_agent.outbox import Outbox
 from margo_agent.status import device_status, status_lines
 from tests.simulators.plant import Plant, running_plant
 from tests.unit.headed import HeadedPlant, headed_plant
@@ -20,7 +21,8 @@ def plant(tmp_path: Path) -> HeadedPlant:
 def status(plant: Plant, now: datetime = NOW) -> dict[str, Any]:
     """What it says; there is no engine to ask."""
     nowhere = {"DOCKER_HOST": "nothing://"}
-    return device_status(plant.device._config(), plant.device.record, nowhere, now)
+    outbox = Outbox(plant.device.folder)
+    return device_status(plant.device._config(), plant.device.record, outbox, nowhere, now)
 
 
 def test_the_head_and_its_end_are_shown(plant: HeadedPlant) -> None:
