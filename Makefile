@@ -9,7 +9,7 @@ ISOLATED := tests/parts/isolated
 WORKERS ?= 4
 APART := $(if $(MARGO_ENGINE),,--dist worksteal --tx '$(WORKERS)*popen//python=$(ISOLATED) $(BIN)/python')
 
-.PHONY: help venv parts demo test lint check fuzz format bench registry package docs clean
+.PHONY: help venv parts demo test lint check fuzz soak format bench registry package docs clean
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -46,6 +46,9 @@ format: venv ## Format and mend what can be mended
 
 fuzz: venv ## Hostile input for every parser (FUZZ_INPUTS in total or FUZZ_SECONDS each, FUZZ_TARGETS, FUZZ_SEED)
 	@$(BIN)/python -m tests.fuzz
+
+soak: venv parts ## Kills, power cuts and many passes on Docker and Podman, for hours (SOAK_KILLS, SOAK_CUTS, SOAK_PASSES, SOAK_ENGINES)
+	@$(ISOLATED) $(BIN)/python -m tests.faults
 
 bench: venv ## Speed and memory, side by side with oras and skopeo
 	@tests/parts/install --bench

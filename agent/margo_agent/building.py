@@ -21,7 +21,7 @@ from margo_agent.noticed import NoticedFile
 from margo_agent.preview import Preview
 from margo_agent.reconcile import Reconciler
 from margo_agent.record import RecordFile
-from margo_agent.room import Room
+from margo_agent.room import Room, total_bytes
 from margo_agent.runtime import Runtime
 from margo_agent.stepping import Stepper
 from margo_agent.surroundings import Surroundings
@@ -71,6 +71,11 @@ class Parts:
         return Registry(self.config.access, pace=self.pace)
 
     @property
+    def keep_free_bytes(self) -> int:
+        """How much of each disk is kept free."""
+        return self.config.clean.kept_free_bytes(total_bytes(self.config.state_dir))
+
+    @property
     def engine_address(self) -> str:
         """Where the engine is. Raises EngineUnavailable."""
         return find_engine(self.config.engine, self.environment)
@@ -100,7 +105,7 @@ class Parts:
         """Who brings images. Raises EngineUnavailable."""
         room = Room(
             state_dir=self.config.state_dir,
-            keep_free_bytes=self.config.clean.keep_free_bytes,
+            keep_free_bytes=self.keep_free_bytes,
             free_up=self.cleaner().free_up,
         )
         return Images(
@@ -162,7 +167,7 @@ class Parts:
             engine=lambda: self.engine,
             now_s=lambda: system_clock().now(self.record_file.load().time).timestamp(),
             after_s=self.config.clean.after_s,
-            keep_free_bytes=self.config.clean.keep_free_bytes,
+            keep_free_bytes=self.keep_free_bytes,
         )
 
     def corrector(self) -> Corrector:

@@ -1,6 +1,7 @@
 """Whether what has to come fits on the disks, asked before the first byte of it."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,11 @@ def disk_of(folder: Path) -> Disk | None:
         except OSError:
             continue
     return None
+
+
+def total_bytes(folder: Path) -> int:
+    """Return the size of the disk of `folder`, or of the nearest folder above it that is there."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).total
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ Drift = Literal["correct", "report"]
 DEFAULT_SETTLE_S = 5.0
 DEFAULT_LEAST_RATE_BYTES_S = 100
 DEFAULT_CLEAN_AFTER_S = 24 * 3600.0
-DEFAULT_KEEP_FREE_BYTES = 256 * 2**20
+KEEP_FREE_LIMIT_BYTES = 256 * 2**20
+KEEP_FREE_SHARE = 20  # one part in so many, where nothing else is said: a small disk is not kept empty
 DEFAULT_HEARTBEAT_S = 900.0
 
 
@@ -46,10 +47,17 @@ class TransferSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CleanSettings:
-    """When what nothing needs any more is removed: after a time, or as soon as less than `keep_free_bytes` is free."""
+    """When what nothing needs any more is removed: after a time, or as soon as less than `keep_free_bytes` is free.
+
+    0 is a twentieth of the disk, and 256 MiB at most.
+    """
 
     after_s: float = DEFAULT_CLEAN_AFTER_S
-    keep_free_bytes: int = DEFAULT_KEEP_FREE_BYTES
+    keep_free_bytes: int = 0
+
+    def kept_free_bytes(self, total_bytes: int) -> int:
+        """Return how much is kept free of a disk."""
+        return self.keep_free_bytes or min(KEEP_FREE_LIMIT_BYTES, total_bytes // KEEP_FREE_SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +143,7 @@ def read_clean(fields: Fields) -> CleanSettings:
     fields.section(("clean",), ("after", "keepFree"))
     return CleanSettings(
         after_s=fields.duration_s(("clean", "after"), DEFAULT_CLEAN_AFTER_S, least_s=0.0),
-        keep_free_bytes=fields.size_bytes(("clean", "keepFree"), DEFAULT_KEEP_FREE_BYTES),
+        keep_free_bytes=fields.size_bytes(("clean", "keepFree"), 0),
     )
 
 

@@ -94,7 +94,7 @@ class Story:
             if report["outcome"] in ("applied", "unchanged") and self._settled():
                 break
         self.count.seconds += time.monotonic() - begun_s
-        wrong = self._wrong()
+        wrong = self.wrong()
         orphans = self._orphans()
         self.count.lost += lost
         self.count.half_applied += bool(wrong)
@@ -111,11 +111,16 @@ class Story:
         """Which components have to run."""
         return {"hello", "pump"} | (set() if self.number % 2 else {"job"})
 
-    def _wrong(self) -> str:
+    def wrong(self) -> str:
+        """Say what does not run as it should; "" if all does."""
         running = self.site.containers()
         if set(running) != self.wanted or running["pump"] != self.pump:
             return f"{running} runs"
-        return "" if page(HELLO) == str(self.number) else f"hello says {page(HELLO)}, not {self.number}"
+        try:
+            says = page(HELLO)
+        except OSError as error:
+            says = str(error)
+        return "" if says == str(self.number) else f"hello says {says}, not {self.number}"
 
     def _orphans(self) -> list[str]:
         with self.site.looking() as client:

@@ -101,7 +101,7 @@ def test_of_images_only_the_names_that_the_agent_gave_are_taken_away(site: Site)
     repository = f"{site.registry.host}/images/cleaning"
     names = [f"{repository}:sha256-{'1' * 64}", f"{repository}:theirs"]
     with site.looking() as client:
-        used = next(one for one in client.images.list() if f"{repository}@" in " ".join(one.attrs["RepoDigests"] or []))
+        used = next(one for one in client.images.list() if f"{repository}:sha256-" in " ".join(one.tags))
         for name in names:
             used.tag(*name.rsplit(":", 1))
         given.gave(names[0], str(used.id))
@@ -111,7 +111,7 @@ def test_of_images_only_the_names_that_the_agent_gave_are_taken_away(site: Site)
         site.take_down()
         assert "image" in {one["kind"] for one in gc(site)["garbage"]}
         assert {tag for one in client.images.list() for tag in one.tags} & set(names) == {names[1]}
-        assert given.load() == {}
+        assert names[0] not in given.load()
         client.images.remove(names[1])
 
 

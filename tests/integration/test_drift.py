@@ -279,7 +279,8 @@ def test_after_an_engine_restart_everything_is_back(
         site.push()
         with site.running_agent() as agent:
             loop = Loop(agent)
-            assert loop.told()["outcome"] == "applied"
+            told = loop.told()
+            assert told["outcome"] == "applied", told
             wait_for(lambda: (site.folder / "state" / "drift.json").exists())
             time.sleep(2)
             assert mine._process

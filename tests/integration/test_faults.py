@@ -45,7 +45,6 @@ def test_a_kill_at_every_recorded_step_is_gone_on_from(story: Story) -> None:
     assert number > 5
 
 
-@pytest.mark.each_engine
 def test_a_kill_before_compose_is_started_is_gone_on_from(story: Story) -> None:
     for number in (2, 3, 4):
         assert story.strike_at(PROGRAM, number)

@@ -319,8 +319,11 @@ def test_a_hang_up_reads_the_configuration_again(site: Site) -> None:
         assert json.loads(agent.stdout.readline())["outcome"] == "applied"
         site.configure(interval="rubbish")
         agent.send_signal(signal.SIGHUP)
-        told = json.loads(agent.stdout.readline())
-        assert (told["outcome"], told["message"].partition(":")[0]) == ("failed", "the configuration stays as it was")
+        while (
+            not (told := json.loads(agent.stdout.readline())).get("message", "").startswith("the configuration stays")
+        ):
+            pass  # a look at the engine may have met the same file
+        assert told["outcome"] == "failed"
         site.configure(interval="1h", source=site.ref("not/there:latest"))
         agent.send_signal(signal.SIGHUP)
         told = [json.loads(agent.stdout.readline()) for _ in range(2)]

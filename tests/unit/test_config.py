@@ -357,3 +357,11 @@ def test_an_engine_is_named_by_an_address(tmp_path: Path) -> None:
     ]
     address = "unix:///run/podman/podman.sock"
     assert load_config(written(tmp_path, SMALLEST + f"engine: {address}\n")).engine == address
+
+
+@pytest.mark.parametrize(("total_bytes", "kept_bytes"), [(2**30, 2**30 // 20), (2**40, 256 * 2**20)])
+def test_a_twentieth_of_a_small_disk_is_kept_free_and_not_more_of_a_large_one(
+    total_bytes: int, kept_bytes: int
+) -> None:
+    assert CleanSettings().kept_free_bytes(total_bytes) == kept_bytes
+    assert CleanSettings(keep_free_bytes=7).kept_free_bytes(total_bytes) == 7

@@ -59,7 +59,8 @@ def state_dir(config: AgentConfig) -> Iterator[Check]:
 
 def _room(config: AgentConfig) -> Check:
     found = os.statvfs(config.state_dir)
-    free_bytes, keep_bytes = found.f_bavail * found.f_frsize, config.clean.keep_free_bytes
+    free_bytes = found.f_bavail * found.f_frsize
+    keep_bytes = config.clean.kept_free_bytes(found.f_blocks * found.f_frsize)
     seen = f"{free_bytes // MIB} MiB free, {keep_bytes // MIB} MiB are to stay free (clean.keepFree)"
     if found.f_files and found.f_favail < LEAST_INODES:
         return Check("disk", "warn", f"{seen}; {found.f_favail} inodes free", "remove what has many small files")
