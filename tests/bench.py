@@ -19,7 +19,10 @@ from pathlib import Path
 import docker
 
 from examples.images.build import build_all
-from tests.parts.engine import chosen_engine
+from tests.integration.site import Site
+from tests.interruption import interruptions
+from tests.parts.engine import Engine, chosen_engine
+from tests.parts.images import Images, web
 from tests.parts.link import SlowLink
 from tests.parts.oci_image import Layer, digest, push_image
 from tests.parts.place import temporary_place
@@ -112,9 +115,10 @@ class Row:
 class Bench:
     """The scene, and the commands that are timed in it."""
 
-    def __init__(self, place: Path, registry: LocalRegistry, environment: Mapping[str, str]) -> None:
+    def __init__(self, place: Path, registry: LocalRegistry, engine: Engine, environment: Mapping[str, str]) -> None:
         self.place = place
         self.registry = registry
+        self.engine = engine
         self.environment = environment
         self.ca = str(registry.ca_file)
         self.rows: list[Row] = []
@@ -393,7 +397,7 @@ def scene() -> Iterator[Bench]:
             "DOCKER_CONFIG": str(engine.docker_config),
             "LANG": "C.UTF-8",
         }
-        bench = Bench(place, registry, environment)
+        bench = Bench(place, registry, engine, environment)
         (place / "certs").mkdir()
         shutil.copy(bench.ca, place / "certs" / "ca.crt")
         build_all(registry.host, engine.docker_host)
@@ -475,6 +479,19 @@ def larges(bench: Bench, registry: tuple[str, int]) -> str:
     return f"While {IMAGE_MIB} MiB come, a process grows by {grown}."
 
 
+def interrupted(bench: Bench) -> str:
+    """Measure how long a service is away when its parameter changes, and say it."""
+    (bench.place / "interruption").mkdir()
+    site = Site(bench.place / "interruption", bench.registry, bench.engine)
+    Images(bench.engine.docker_host, bench.registry.host).push("images/web", "1.0", web())
+    agents_s, by_hand_s = interruptions(site, f"{bench.registry.host}/images/web:1.0", 2 * RUNS + 1)
+    site.take_down()
+    return (
+        f"A service whose parameter changes is away for {agents_s:.2f} s when the agent does it, "
+        f"for {by_hand_s:.2f} s with `docker compose up` by hand."
+    )
+
+
 def main() -> None:
     """Measure, print, and write docs/benchmarks.md with its plot."""
     with scene() as bench, SlowLink("127.0.0.1", int(bench.registry.host.rpartition(":")[2]), DELAY_S) as slow:
@@ -483,7 +500,7 @@ def main() -> None:
             bench.pulls(host, link)
             bench.pushes(host, link)
             bench.unchanged(host, link)
-        memory = f"{memories(bench)}\n\n{larges(bench, slow.target)}"
+        memory = f"{memories(bench)}\n\n{larges(bench, slow.target)}\n\n{interrupted(bench)}"
     print(f"\n{table(bench.rows)}\n\n{memory}")
     plot(bench.rows, DOCUMENTS / "benchmarks.svg")
     (DOCUMENTS / "benchmarks.md").write_text(PAGE.format(table=table(bench.rows), memory=memory, runs=RUNS))
