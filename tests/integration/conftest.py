@@ -16,9 +16,8 @@ from tests.parts.registry import LocalRegistry
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marks."""
+    """Name the mark."""
     config.addinivalue_line("markers", "each_engine: runs on Docker and on Podman, not on Docker alone")
-    config.addinivalue_line("markers", "not_on_podman(reason): what Podman 4 does not do")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -54,14 +53,6 @@ def engine(request: pytest.FixtureRequest, engines: Callable[[str], Engine]) -> 
     if request.param == "podman" and CGROUP_VARIABLE not in os.environ:
         pytest.skip("a private Podman changes the firewall: run this within tests/parts/isolated")
     return engines(request.param)
-
-
-@pytest.fixture(autouse=True)
-def not_on_podman(request: pytest.FixtureRequest) -> None:
-    """Skip what Podman does not do."""
-    mark = request.node.get_closest_marker("not_on_podman")
-    if mark and request.node.callspec.params["engine"] == "podman":
-        pytest.skip(mark.kwargs["reason"])
 
 
 @pytest.fixture(scope="session")

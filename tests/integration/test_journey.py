@@ -19,9 +19,6 @@ from tests.parts.engine import Engine
 from tests.parts.images import Images
 from tests.parts.registry import LocalRegistry
 
-recreates = pytest.mark.not_on_podman(
-    reason="Podman 4 says the name of a network where Compose expects its id, so Compose recreates its containers"
-)
 HELLO, PUMP, OTHER = 18101, 18102, 18104
 
 
@@ -399,7 +396,6 @@ def test_a_state_without_an_engine_is_tried_again_and_not_remembered_as_failed(s
     assert site.agent("once")["outcome"] == "applied"
 
 
-@recreates
 def test_5_7_a_changed_config_file_recreates_its_users_alone(site: Site, web_image: str) -> None:
     config = "    configs: [{source: page, target: /www/page.html}]\nconfigs: {page: {file: ./page.html}}\n"
     both = web(web_image, HELLO).replace("services:\n", f"services:\n  aside: {{image: {web_image}}}\n") + config
