@@ -249,8 +249,9 @@ class Engine:
                 raise PullFailed(f"{what}: {said(_words(error))}") from None
 
     def last_words(self, container: Container) -> str:
-        """Return the last lines a container wrote."""
-        with self._talking("read a log"):
+        """Return the last lines a container wrote; "" where nobody keeps them (`logging`), or the container is gone."""
+        log = b""
+        with self._talking("read a log"), suppress(APIError):
             log = self.client.api.logs(container.id, tail=LOG_LINES)
         return " / ".join(log.decode(errors="replace").strip().splitlines())[-300:]
 

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import docker
 import pytest
+import requests
+from requests.adapters import BaseAdapter
 
-from margo_agent.engine import Container, EngineUnavailable
+from margo_agent.engine import Container, Engine, EngineUnavailable
 from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL
 
 ANSWER: dict[str, Any] = {
@@ -27,3 +30,34 @@ def test_a_container_is_what_its_engine_says() -> None:
 def test_an_answer_that_says_nothing_of_a_container_is_the_engines_fault(name: str, value: Any) -> None:
     with pytest.raises(EngineUnavailable, match=f"its answer about container 4f5e has no {name}"):
         Container.of({**ANSWER, name: value})
+
+
+class Answering(BaseAdapter):
+    """An engine that gives one answer to everything."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__()
+        self.status, self.body = status, body
+
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+        """Answer without a network."""
+        answer = requests.Response()
+        answer.status_code, answer._content, answer.url = self.status, self.body, str(request.url)
+        answer.headers["Content-Type"] = "application/json"
+        return answer
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def engine_that_answers(status: int, body: bytes) -> Engine:
+    engine = Engine.__new__(Engine)
+    engine.address = "http://engine"
+    engine.client = docker.DockerClient(base_url="tcp://engine:2375", version="1.41")
+    engine.client.api.mount("http://", Answering(status, body))
+    return engine
+
+
+def test_a_logging_driver_that_keeps_nothing_does_not_hide_that_a_container_failed() -> None:
+    refusing = engine_that_answers(501, b'{"message": "configured logging driver does not support reading"}')
+    assert refusing.last_words(Container.of(ANSWER)) == ""
