@@ -148,10 +148,10 @@ class Loop:
     async def _restore(self) -> None:
         """Bring up what was installed, before any network is asked: after a power cut there may be none."""
         try:
-            installed = self.record_file.load().installed
+            record = self.record_file.load()
         except (MargoError, OSError):
             return  # the first look says it
-        if installed:
+        if record.installed or record.before is not None:
             result = await self.restore()
             if result["outcome"] != "unchanged":
                 self._tell(result)

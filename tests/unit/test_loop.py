@@ -19,11 +19,13 @@ from margo_agent.report import DeploymentReport, Report
 from margo_agent.watching import Watch
 from margo_oci.ceremony import Change
 from margo_oci.errors import FormatError
+from tests.simulators.engine import PowerCut
 from tests.simulators.faults import answers, unreachable
 from tests.simulators.plant import Plant, running_plant
 from tests.simulators.registry import ALWAYS
 from tests.unit.headed import HEAD_TAG, headed_plant
 from tests.unit.scenes import key
+from tests.unit.test_reconcile import cut_power_after, publish, running
 from tests.unit.trusted import DAY
 
 
@@ -253,6 +255,20 @@ def test_a_damaged_record_is_told_and_the_loop_goes_on(looking: Looking) -> None
     (told,) = looking.look(2)
     assert (told["outcome"], "not usable JSON" in told["message"]) == ("failed", True)
     assert looking.passes == 0
+
+
+def test_what_ran_before_a_state_that_was_half_applied_runs_again_at_once(tmp_path: Path) -> None:
+    plant = Plant(tmp_path)
+    plant.device.apply = replace(plant.device.apply, atomic="state")
+    running(plant, pump="a")
+    publish(plant, 2, tank="a")
+    cut_power_after(plant, "up tank")
+    with pytest.raises(PowerCut):
+        plant.device.once()
+    assert not plant.device.record.installed
+    looking = Looking(plant)
+    asyncio.run(looking.loop._restore())
+    assert plant.device.engine.running == {"pump": "a"}
 
 
 def test_after_a_hang_up_the_configuration_is_another_and_the_first_look_a_whole_pass(looking: Looking) -> None:
