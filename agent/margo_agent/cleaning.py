@@ -38,28 +38,27 @@ class Cleaner:
 
     def clean(self, *, dry_run: bool = False) -> Cleaned:
         """Remove what is due, by age or because room is short. Raises FormatError for a damaged record."""
-        return self._clean(dry_run=dry_run, wanted_bytes=self.keep_free_bytes, after_s=self.after_s, keep=frozenset())
+        return self._clean(dry_run=dry_run, wanted_bytes=self.keep_free_bytes)
 
-    def free_up(self, needed_bytes: int, keep: Set[str] = frozenset()) -> int:
+    def free_up(self, needed_bytes: int) -> int:
         """Make room for `needed_bytes` besides what is to stay free, oldest first; return how many bytes that freed.
 
-        `keep` are digests of what is about to be fetched or used: blobs, archives, images. Without any, while a state
-        is under way, downloads stay. Never goes what runs, nor the way back. Raises FormatError for a damaged record.
+        While a state is under way, what came for it stays. Never goes what runs, nor the way back. Raises FormatError
+        for a damaged record.
         """
-        wanted_bytes = self.keep_free_bytes + needed_bytes
-        return self._clean(dry_run=False, wanted_bytes=wanted_bytes, after_s=self.after_s, keep=keep).freed_bytes
+        return self._clean(dry_run=False, wanted_bytes=self.keep_free_bytes + needed_bytes).freed_bytes
 
-    def _clean(self, *, dry_run: bool, wanted_bytes: int, after_s: float, keep: Set[str]) -> Cleaned:
+    def _clean(self, *, dry_run: bool, wanted_bytes: int) -> Cleaned:
         record = RecordFile(self.state_dir / "record.json").load()
         cleaned = Cleaned(dry_run=dry_run)
         if not record.current:
             return cleaned  # nothing was accepted yet: all that is here may be for the first state
         engine, given = self._engine(cleaned), self._given(cleaned)
         there = [*self._folders(), *self._images(engine, given)]
-        needs = self._needs(record, keep, given, engine.images_in_use() if engine else frozenset())
+        needs = self._needs(record, given, engine.images_in_use() if engine else frozenset())
         short_bytes = self._short(wanted_bytes, {one.disk for one in there})
         seen, now_s = self._seen(), self.now_s()
-        cleaned.found = garbage(there, needs, seen, now_s, after_s=after_s, short_bytes=short_bytes)
+        cleaned.found = garbage(there, needs, seen, now_s, after_s=self.after_s, short_bytes=short_bytes)
         cleaned.removed = [one for one in cleaned.found if one.goes] if dry_run else []
         if dry_run:
             return cleaned
@@ -120,17 +119,16 @@ class Cleaner:
         for name in given:
             yield Thing(kind="image", name=name, size_bytes=engine.image_bytes(name), disk=disk)
 
-    def _needs(self, record: Record, keep: Set[str], given: Mapping[str, str], in_use: Set[str]) -> Needs:
+    def _needs(self, record: Record, given: Mapping[str, str], in_use: Set[str]) -> Needs:
         """Return what is needed; of a kind of which that cannot be told, everything is."""
         names: dict[Kind, Set[str]] = {}
-        kept = {digest.removeprefix("sha256:") for digest in keep}
         manifests = [self._manifest(one.digest) for one in record.accepted.values()]
         current = self._manifest(record.digest)
         # While a state is under way only who fetches for it knows what it needs: over a slow link that takes days.
-        if current is not None and (record.settled or keep):
+        if current is not None and record.settled:
             digests = {one.digest for one in record.accepted.values()}
             digests |= {layer.digest for one in manifests if one for layer in one.layers}
-            hexes = {digest.removeprefix("sha256:") for digest in digests} | kept
+            hexes = {digest.removeprefix("sha256:") for digest in digests}
             names["blob"] = {f"blobs/sha256/{one}" for one in hexes}
             names["part"] = {f"ingest/{path.name}" for path in self._parts() if path.name.partition(".")[0] in hexes}
         revisions = self._revisions(record, current)
@@ -139,10 +137,9 @@ class Cleaner:
         names["generation"] = revisions
         used = self._used(revisions)
         if used is not None:
-            names["component"] = used[0] | {f"components/{one}" for one in kept}
-            held = {name for name, image in given.items() if {name, image} & in_use}
-            held |= {name for name in given if any(one in name for one in kept)}
-            names["image"] = used[1] | held
+            if record.settled:  # else they may be unpacked for generations that are still to be made
+                names["component"] = used[0]
+            names["image"] = used[1] | {name for name, image in given.items() if {name, image} & in_use}
         return Needs(names=names)
 
     def _parts(self) -> Sequence[Path]:
@@ -170,8 +167,8 @@ class Cleaner:
                 return None
             if not current or not all(revision_of(layer) for layer in layers):
                 return None
-            failed = {one.revision for one in record.failed.values()}
-            coming = {revision_of(layer) for layer in layers} - failed
+            # Those that failed before, too: what waits for another deployment is tried again, and so is a whole state.
+            coming = {revision_of(layer) for layer in layers}
             for folder in (self.state_dir / "deployments").glob("*/"):
                 revisions.setdefault(folder.name, set()).update(coming)
         return {f"deployments/{name}/{one.removeprefix('sha256:')}" for name, some in revisions.items() for one in some}
