@@ -59,7 +59,8 @@ class Work:
     @property
     def endings(self) -> Mapping[Step, Ending]:
         """How each step ended, in the order in which they did."""
-        return {step: one.ending for step, one in self.taken.items()}
+        taken = self.taken.copy()  # in one go: other steps end meanwhile
+        return {step: one.ending for step, one in taken.items()}
 
     def settle(self, *, settled: bool) -> None:
         """Note that the pass is over, and whether nothing is left to do."""

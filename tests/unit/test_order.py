@@ -2,10 +2,15 @@
 
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
+from typing import Any
 
 import pytest
 
+from margo_agent.gather import Desired
 from margo_agent.plan import Step
+from margo_agent.record import Journal
+from margo_agent.report import DeploymentReport
+from margo_agent.stepping import Taken, Work
 from margo_agent.turns import in_turn
 from tests.simulators.plant import Plant, id_of
 
@@ -134,6 +139,22 @@ def test_after_an_error_nothing_more_is_begun() -> None:
     with pytest.raises(ValueError, match="b"):
         in_turn(steps("a", "b", "c"), lambda _: set(), take, at_once=1)
     assert taken == ["a", "b"]
+
+
+def test_a_step_that_ends_while_another_one_looks_at_the_endings_disturbs_nobody(plant: Plant) -> None:
+    work = Work(Desired(digest="", revisions={}, placed={}), Journal(plant.device.record_file))
+
+    class Ending(Taken):
+        """One that is looked at while the next one ends, in another thread."""
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "ending":
+                work.taken.setdefault(Step("keep", "valve"), Taken("kept", reported))
+            return super().__getattribute__(name)
+
+    reported = DeploymentReport("pump", "pump", "keep", "installed")
+    work.taken[Step("keep", "pump")] = Ending("kept", reported)
+    assert work.endings == {Step("keep", "pump"): "kept"}
 
 
 def test_a_circle_of_steps_comes_to_an_end() -> None:
