@@ -61,6 +61,11 @@ class Parts:
         self._on_stop = on_stop
         self._interruptions: list[Callable[[], None]] = []
 
+    @functools.cached_property
+    def _stopped(self) -> Callable[[], None]:
+        """What raises Stopped once a stop is asked for; made once, else one that was asked for is forgotten."""
+        return self._on_stop()
+
     def go_on(self) -> None:
         """Raise Interrupted if there is something better to do."""
         for interruption in self._interruptions:
@@ -149,7 +154,7 @@ class Parts:
 
     def _applier(self, gatherer: Gatherer) -> Applier:
         lookout = Lookout(gatherer.newest, every_s=self.config.interval_s)
-        self._interruptions = [self._on_stop(), lookout.check]
+        self._interruptions = [self._stopped, lookout.check]
         stepper = Stepper(generations=self.generations, runtime=self.runtime, now=lambda: datetime.now(UTC))
         return Applier(
             record_file=self.record_file,
@@ -172,7 +177,7 @@ class Parts:
 
     def corrector(self) -> Corrector:
         """Build what looks for drift. With a hold, and with `drift: report`, nothing is touched."""
-        self._interruptions = [self._on_stop()]
+        self._interruptions = [self._stopped]
         held = self.gate.held
         reported = self.config.drift == "report"
         return Corrector(

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from margo_agent.drift import Finding, Remembered, Service, Sight, findings, mends, orphans, services_of
-from margo_agent.engine import EngineUnavailable
 from margo_agent.generation import Generation, Generations, Part
 from margo_agent.given import GivenNames
+from margo_agent.interrupted import Interrupted
 from margo_agent.noticed import Noticed, NoticedFile
 from margo_agent.record import Record
 from margo_agent.report import DeploymentReport, Report
@@ -41,7 +41,7 @@ class Corrector:
         self, record: Record, report: Report, *, only: Set[str] = frozenset(), stopped: Set[str] = frozenset()
     ) -> None:
         """Look at all deployments, or `only` at some, and put right what is found; `stopped` are containers that
-        somebody stopped. Raises EngineUnavailable; what cannot be put right is an outcome.
+        somebody stopped. Raises Interrupted; what cannot be put right is an outcome.
         """
         _say_what_is_accepted(record, report)
         noticed = self.noticed_file.load()
@@ -132,7 +132,7 @@ class Corrector:
                 self._remove([one for one in strays if one.deployment == name])
                 if mine:
                     self._mend(checked.generations[name], mine, checked.services, remembered)
-            except EngineUnavailable:
+            except Interrupted:
                 raise
             except ApplyError as error:
                 errors[name] = str(error)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from margo_agent.events import Due
+from margo_oci.errors import said, worded
 
 REPORT_LIMIT_S = 300.0
 PASS_LIMIT_S = 12 * 3600.0  # many large images over a slow link; what was pulled by then is there for the next pass
@@ -28,6 +29,7 @@ class Passes:
     program: Sequence[str] = AGENT
     limit_s: float = PASS_LIMIT_S
     grace_s: float = GRACE_S
+    ended: bool = False  # nothing more is begun
     process: asyncio.subprocess.Process | None = None
 
     async def once(self, manifest: bytes | None) -> Mapping[str, Any]:
@@ -52,12 +54,27 @@ class Passes:
         return await self._run(["report"], None)
 
     def interrupt(self) -> None:
-        """Ask the pass under way to end as soon as it can."""
+        """Ask the pass under way to end as soon as it can; no other one is begun."""
+        self.ended = True
+        self._ask_to_end()
+
+    def _ask_to_end(self) -> None:
         if self.process and self.process.returncode is None:
             self.process.terminate()
 
     async def _run(self, command: list[str], stdin: bytes | None) -> Mapping[str, Any]:
-        process = self.process = await asyncio.create_subprocess_exec(
+        if self.ended:
+            return _failed("stopped on request: the next start goes on from here")
+        try:
+            process = self.process = await self._begun(command)
+        except OSError as error:  # no memory for it, or no process: the loop goes on, and tries again
+            return _failed(worded(f"starting {command[0]}", "agent", "not started", said(error), "free some memory"))
+        if self.ended:  # meanwhile
+            self._ask_to_end()
+        return await self._ending(process, stdin)
+
+    async def _begun(self, command: list[str]) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
             *[*self.program, *command, "--config", str(self.config_file), "-o", "json"],
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -65,10 +82,12 @@ class Passes:
             cwd="/",
             start_new_session=True,  # a Ctrl-C at the terminal is for the loop, which passes it on
         )
+
+    async def _ending(self, process: asyncio.subprocess.Process, stdin: bytes | None) -> Mapping[str, Any]:
         talking = asyncio.ensure_future(process.communicate(stdin))
         in_time = await _within(talking, self.limit_s)
         if not in_time:
-            self.interrupt()
+            self._ask_to_end()
             if not await _within(talking, self.grace_s):
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)  # Compose too, which it started
@@ -89,5 +108,9 @@ def _result(out: bytes, err: bytes, code: int | None) -> Mapping[str, Any]:
         result: Mapping[str, Any] = json.loads(out)
     except ValueError:
         words = err.decode(errors="replace").strip()[-500:] or f"the pass ended with {code}"
-        return {"outcome": "failed", "message": words.removeprefix("error: "), "digest": ""}
+        return _failed(words.removeprefix("error: "))
     return result
+
+
+def _failed(message: str) -> Mapping[str, Any]:
+    return {"outcome": "failed", "message": message, "digest": ""}

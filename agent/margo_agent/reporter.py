@@ -160,10 +160,7 @@ class Reporter:
         return not 0 <= age_s < config.report.heartbeat_s
 
     async def _push(self) -> None:
-        try:
-            result = await self.push()
-        except OSError as error:
-            result = {"outcome": "failed", "message": f"it could not be started: {error}"}
+        result = await self.push()
         if result["outcome"] == "reported":
             self.counts.reports += 1
             self.failures, self.not_before_s, self.told = 0, 0.0, ""

@@ -38,3 +38,25 @@ def test_what_a_killed_pass_had_started_goes_with_it(tmp_path: Path) -> None:
     while status.exists() and "State:\tZ" not in status.read_text():
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
+
+
+def test_a_stop_that_comes_before_a_pass_begins_is_not_forgotten() -> None:
+    passes = Passes(config_file=Path("/agent.yaml"), program=[sys.executable, "-c", HANGS], limit_s=60, grace_s=1)
+
+    async def stop_while_it_begins() -> str:
+        beginning = asyncio.ensure_future(passes.restore())
+        await asyncio.sleep(0)
+        passes.interrupt()
+        await beginning
+        return str((await passes.restore())["message"])
+
+    begun_s = time.monotonic()
+    assert asyncio.run(stop_while_it_begins()).startswith("stopped on request")
+    assert time.monotonic() - begun_s < 10
+
+
+def test_a_pass_that_cannot_be_started_is_told_and_the_loop_goes_on() -> None:
+    passes = Passes(config_file=Path("/agent.yaml"), program=["/no/such/python"])
+    result = asyncio.run(passes.clean())
+    assert result["outcome"] == "failed"
+    assert result["message"].startswith("while starting gc, agent: not started: ")

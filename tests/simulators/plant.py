@@ -308,7 +308,7 @@ class Device:
         Corrector(
             device="edge-17",
             generations=Generations(self.folder, compose, "edge-17"),
-            runtime=runtime(self.engine, compose, self._images(lambda: None), lambda: None, 0.0),
+            runtime=runtime(self.engine, compose, self._images(lambda: None), self._stop_if_asked, 0.0),
             noticed_file=NoticedFile(self.folder / "drift.json"),
             given=self.given,
             leave=leave,

@@ -7,6 +7,7 @@ import pytest
 
 from margo_agent.address import EngineUnavailable
 from margo_agent.drift import Seen
+from margo_agent.interrupted import Stopped
 from margo_agent.noticed import NoticedFile
 from margo_agent.record import Record
 from margo_oci.content import digest_of
@@ -107,6 +108,14 @@ def test_an_engine_that_goes_away_meanwhile_ends_the_look(plant: Plant) -> None:
     plant.device.engine.away = True
     with pytest.raises(EngineUnavailable):
         plant.device.correct()
+
+
+def test_a_stop_ends_the_look_and_no_workload_is_blamed(plant: Plant) -> None:
+    plant.device.engine.change(pump(plant), status="exited", exit_code=137)
+    plant.device.stopping = True
+    with pytest.raises(Stopped):
+        plant.device.correct()
+    assert plant.device.engine.log == []
 
 
 def test_with_a_reason_to_leave_it_drift_is_only_reported_and_stands_in_the_notes(plant: Plant) -> None:
