@@ -18,7 +18,7 @@ def test_a_stop_that_is_asked_for_counts_for_everything_that_is_built(tmp_path: 
         asked.append("once")
         return lambda: None
 
-    config = replace(Plant(tmp_path).device._config(), engine=f"unix://{tmp_path}/none.sock")
+    config = replace(Plant(tmp_path).device._config(), engine="tcp://an-address-without-a-port")
     parts = Parts(config, {}, Gate(), on_stop)
     for _ in range(2):  # as when a newer state takes over
         with suppress(EngineUnavailable):
