@@ -4,7 +4,7 @@ Fetching never waits for it, and neither does bringing back what ran before a re
 """
 
 import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +15,23 @@ from margo_oci.errors import ApplyError
 
 @dataclass(frozen=True)
 class Gate:
-    """What delays applying at this moment, and the file that is locked while something is applied."""
+    """Tells what `delays` applying whenever it is asked, and has the file that is locked while something is applied.
 
-    delays: Sequence[NotNow] = ()
+    Fetching may take hours: a hold or the end of a window that comes meanwhile counts as well.
+    """
+
+    delays: Callable[[], Sequence[NotNow]] = tuple
     lock_file: Path | None = None
 
     @property
     def closed(self) -> str:
-        """Why applying has to wait; "" if it may begin."""
-        return "; ".join(one.words for one in self.delays)
+        """Why applying has to wait now; "" if it may begin."""
+        return "; ".join(one.words for one in self.delays())
 
     @property
     def held(self) -> bool:
-        """Whether a person holds it."""
-        return any(one.what == "hold" for one in self.delays)
+        """Whether a person holds it now."""
+        return any(one.what == "hold" for one in self.delays())
 
     @contextmanager
     def passing(self) -> Iterator[None]:

@@ -247,7 +247,7 @@ def parts(config: AgentConfig) -> "Parts":
 
 def gate_of(config: AgentConfig, record: Record) -> Gate:
     """Return what stands before applying; its time is what the device knows of it."""
-    return Gate(not_now(config, system_clock().now(record.time)), config.apply.lock_file)
+    return Gate(lambda: not_now(config, system_clock().now(record.time)), config.apply.lock_file)
 
 
 def stop_signal() -> Callable[[], None]:

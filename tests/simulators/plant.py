@@ -400,7 +400,7 @@ class Device:
             crew=Crew(
                 stepper=Stepper(generations=generations, runtime=running, now=lambda: NOON), at_once=self.at_once
             ),
-            gate=Gate([NotNow("hold", self.hold, "")] if self.hold else []),
+            gate=Gate(lambda: [NotNow("hold", self.hold, "")] if self.hold else []),
             lookout=lookout,
             atomic=self.apply.atomic,
         )

@@ -25,7 +25,7 @@ def plant(tmp_path: Path) -> Plant:
 
 def test_5_9_applying_waits_for_all_that_delays_it() -> None:
     assert Gate().closed == ""
-    gate = Gate([NotNow("hold", "held by a person", ""), NotNow("window", "outside of every window", "")])
+    gate = Gate(lambda: [NotNow("hold", "held by a person", ""), NotNow("window", "outside of every window", "")])
     assert (gate.closed, gate.held) == ("held by a person; outside of every window", True)
 
 
@@ -69,6 +69,17 @@ def test_5_9_what_waits_is_fetched_and_touches_nothing(plant: Plant) -> None:
         "valve": "pending",
     }
     assert (plant.device.engine.ids, plant.device.record.waiting) == (ids, "held by a person")
+
+
+def test_5_9_a_hold_that_comes_while_it_is_fetched_counts(plant: Plant) -> None:
+    def then_hold(what: str) -> None:
+        if what.startswith("load"):
+            plant.device.hold = "held by a person"
+
+    plant.device.engine.after = then_hold
+    publish(plant, 1, pump="a")
+    assert plant.device.once().outcome == "waiting"
+    assert plant.device.engine.running == {}
 
 
 def test_5_9_what_waits_is_applied_when_the_hold_ends(plant: Plant) -> None:
