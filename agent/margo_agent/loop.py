@@ -29,6 +29,7 @@ DOUBLINGS = 6
 LOOK_LIMIT_S = 120.0
 CLEAN_FIRST_S = 600.0  # after the start, which has enough to do
 CLEAN_EVERY_S = 24 * 3600.0
+GATE_EVERY_S = 10.0  # a window may be shorter than the pauses are while the registry is away
 
 Result = Mapping[str, Any]  # a report's JSON form
 
@@ -73,6 +74,7 @@ class Loop:
     failures: int = 0
     looked: bool = False
     hung_up: bool = False
+    gate_every_s: float = GATE_EVERY_S
     told: tuple[Any, ...] = ()
     told_drift: str = ""
     cleaned_s: float = field(default_factory=lambda: time.monotonic() + CLEAN_FIRST_S - CLEAN_EVERY_S)
@@ -287,7 +289,21 @@ class Loop:
                 self.tell(result)
 
     async def _wait(self, timeout_s: float) -> None:
+        """Wait for so long, until somebody wakes us, or until what is prepared may be applied (format 5.9)."""
+        until_s = time.monotonic() + timeout_s
+        waits = self._waits()
+        while (left_s := until_s - time.monotonic()) > 0:
+            try:
+                await asyncio.wait_for(self.waking.wait(), min(left_s, self.gate_every_s) if waits else left_s)
+                return
+            except TimeoutError:
+                if waits and not self._waits():
+                    return
+
+    def _waits(self) -> bool:
+        """Tell whether something is prepared that is held back now."""
         try:
-            await asyncio.wait_for(self.waking.wait(), timeout_s)
-        except TimeoutError:
-            return
+            record = self.record_file.load()
+        except (MargoError, OSError):
+            return False
+        return bool(record.waiting and self.closed(self.config, record))

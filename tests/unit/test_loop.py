@@ -249,6 +249,23 @@ def test_5_9_what_waits_is_applied_as_soon_as_it_may(looking: Looking, network: 
     assert looking.plant.device.engine.running == {"pump": "b"}
 
 
+def test_5_9_a_pause_ends_when_what_waits_may_be_applied(looking: Looking) -> None:
+    looking.plant.device.hold = "held by a person"
+    looking.plant.publish(looking.plant.workload("pump", "b"), counter=2)
+    looking.look(2)
+    looking.loop.gate_every_s = 0.0
+
+    def ask(*_: object) -> str:
+        asked.append(looking.plant.device.hold)
+        looking.plant.device.hold = "" if len(asked) == 3 else "held by a person"
+        return asked[-1]
+
+    asked: list[str] = []
+    looking.loop.closed = ask
+    asyncio.run(asyncio.wait_for(looking.loop._wait(600.0), 60))
+    assert asked[-1] == ""
+
+
 def test_a_damaged_record_is_told_and_the_loop_goes_on(looking: Looking) -> None:
     looking.plant.device.record_file.path.write_text("{")
     asyncio.run(looking.loop._restore())
