@@ -17,6 +17,7 @@ from margo_oci.errors import said, worded
 REPORT_LIMIT_S = 300.0
 PASS_LIMIT_S = 12 * 3600.0  # many large images over a slow link; what was pulled by then is there for the next pass
 GRACE_S = 600.0  # a step of Compose that cannot be interrupted
+STOPPED = "stopped on request: the next pass goes on from here"  # before it had read what to do
 # -P, and / as working directory: nothing that lies about where the agent was started is imported.
 AGENT = (sys.executable, "-P", "-m", "margo_agent")
 
@@ -107,7 +108,8 @@ def _result(out: bytes, err: bytes, code: int | None) -> Mapping[str, Any]:
     try:
         result: Mapping[str, Any] = json.loads(out)
     except ValueError:
-        words = err.decode(errors="replace").strip()[-500:] or f"the pass ended with {code}"
+        ended = STOPPED if code == -signal.SIGTERM else f"the pass ended with {code}"
+        words = err.decode(errors="replace").strip()[-500:] or ended
         return _failed(words.removeprefix("error: "))
     return result
 

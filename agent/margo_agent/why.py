@@ -8,7 +8,7 @@ from typing import Any
 from margo_agent.last import Last
 from margo_agent.notnow import NotNow
 from margo_agent.reasons import REASONS
-from margo_agent.record import Record
+from margo_agent.record import Failure, Record
 from margo_agent.standing import name_of, stale
 from margo_oci.errors import FormatError
 
@@ -102,6 +102,9 @@ def _now_not(one: NotNow) -> Finding:
 
 def _of_deployments(record: Record, last: Last | None) -> Iterator[Finding]:
     for name, failed in sorted(record.failed.items()):
+        if failed.waits_for:
+            yield _waits(name, failed, record)
+            continue
         kept = "the last good revision runs" if name in record.installed else "nothing of it runs"
         cause = f"revision {failed.revision[:19]} failed and is not tried again; {kept}: {failed.words}"
         todo = "mend the deployment and publish it again; another revision is tried at once"
@@ -117,6 +120,13 @@ def _of_deployments(record: Record, last: Last | None) -> Iterator[Finding]:
                 element=str(one.get("id")), name=str(one.get("name", "")), category=str(one.get("state")),
                 cause=cause, todo="it is looked at again in the next pass",
             )  # fmt: skip
+
+
+def _waits(name: str, failed: Failure, record: Record) -> Finding:
+    """It is not to blame itself, and is tried as soon as what it waits for is up."""
+    other = name_of(failed.waits_for, record)
+    todo = f"margo-agent why {other} says what holds that back" if other else "mend dependsOn, and publish it again"
+    return Finding(element=name, name=failed.name, category="pending", cause=failed.words, rule="5.8", todo=todo)
 
 
 def _once(found: Sequence[Finding]) -> Sequence[Finding]:

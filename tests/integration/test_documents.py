@@ -15,7 +15,9 @@ import pytest
 import yaml
 
 from examples.images.build import build_all
+from margo_agent.config import load_config
 from margo_oci import parse_deployment
+from margo_oci.errors import FormatError
 from margo_oci.trustconfig import load_trust_config
 from tests.parts.certs import Authority
 from tests.parts.engine import Engine
@@ -260,6 +262,18 @@ def test_the_configuration_of_the_device_page_is_accepted(tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("edge-17  registry.example/fleet/edge-17:latest  no state accepted yet")
+
+
+def test_every_key_of_the_configuration_stands_on_the_device_page(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "device.md").read_text()
+    config = tmp_path / "config.yaml"
+    config.write_text("zzz: 1\napply: {zzz: 1}\nclean: {zzz: 1}\nlog: {zzz: 1}\n")
+    with pytest.raises(FormatError) as caught:
+        load_config(config)
+    listed = re.findall(r"unknown: one of (.*)", str(caught.value))
+    assert len(listed) == 4
+    for key in {name for names in listed for name in names.split(", ")}:
+        assert re.search(rf"`(\w+\.)?{key}[`.:]", text), key
 
 
 def test_the_deployment_of_the_publishing_page_is_accepted() -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,3 +62,16 @@ def test_a_pass_that_cannot_be_started_is_told_and_the_loop_goes_on() -> None:
     result = asyncio.run(passes.clean())
     assert result["outcome"] == "failed"
     assert result["message"].startswith("while starting gc, agent: not started: ")
+
+
+def test_a_pass_that_is_stopped_before_it_listens_says_so() -> None:
+    passes = Passes(config_file=Path("/agent.yaml"), program=[sys.executable, "-c", HANGS])
+
+    async def stopped() -> Mapping[str, Any]:
+        running = asyncio.ensure_future(passes.once(None))
+        while not passes.process:
+            await asyncio.sleep(0.01)
+        passes.interrupt()
+        return await running
+
+    assert asyncio.run(stopped())["message"] == "stopped on request: the next pass goes on from here"

@@ -79,6 +79,20 @@ def test_a_revision_that_failed_is_told_with_what_runs_instead() -> None:
     assert "is not tried again; the last good revision runs: component pump: exited with 1" in found.cause
 
 
+def test_a_deployment_that_waits_for_another_leads_to_that_one() -> None:
+    failure = Failure(digest_of(b"b"), "job", ["job"], "waits for pump, which is not up", "nothing was changed", PUMP)
+    told = [{"id": PUMP, "state": "failed"}, {"id": "job", "state": "pending"}]
+    found = only(GOOD.did_fail("job", failure), last("failed", deployments=told))
+    assert (found.name, found.category, found.rule) == ("job", "pending", "5.8")
+    assert found.todo == "margo-agent why pump says what holds that back"
+
+
+def test_a_deployment_that_waits_for_what_the_state_does_not_have_is_to_be_mended() -> None:
+    failure = Failure(digest_of(b"b"), "job", ["job"], "dependsOn: no such thing", "nothing was changed", "no such")
+    found = only(GOOD.did_fail("job", failure), last("failed", deployments=[{"id": "job", "state": "failed"}]))
+    assert found.todo == "mend dependsOn, and publish it again"
+
+
 def test_an_engine_that_was_away_and_a_step_that_nobody_saw_end_are_told_both() -> None:
     found = why(GOOD.begin(PUMP), last("failed", message="engine at x: connect: refused"), (), NOON, running=True)
     assert [(one.element, one.category) for one in found] == [("state", "failed"), (PUMP, "unsure")]
