@@ -7,7 +7,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -292,13 +292,11 @@ class Loop:
         """Wait for so long, until somebody wakes us, or until what is prepared may be applied (format 5.9)."""
         until_s = time.monotonic() + timeout_s
         waits = self._waits()
-        while (left_s := until_s - time.monotonic()) > 0:
-            try:
+        while (left_s := until_s - time.monotonic()) > 0 and not self.waking.is_set():
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self.waking.wait(), min(left_s, self.gate_every_s) if waits else left_s)
+            if waits and not self._waits():
                 return
-            except TimeoutError:
-                if waits and not self._waits():
-                    return
 
     def _waits(self) -> bool:
         """Tell whether something is prepared that is held back now."""

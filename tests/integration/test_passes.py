@@ -69,7 +69,7 @@ def test_a_pass_that_is_stopped_before_it_listens_says_so() -> None:
 
     async def stopped() -> Mapping[str, Any]:
         running = asyncio.ensure_future(passes.once(None))
-        while not passes.process:
+        while not passes.process:  # noqa: ASYNC110  (nobody says when it is there)
             await asyncio.sleep(0.01)
         passes.interrupt()
         return await running
