@@ -35,6 +35,18 @@ _WITHOUT_DEFAULT = re.compile(r"\$\$|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)(?:\}|:?
 _CUT = b" level=warning\nlevel=warning "  # the lines that were cut through are no errors
 # Else `include` and `extends` would fetch Git and OCI resources that no digest of ours covers.
 _NO_REMOTES = {"COMPOSE_EXPERIMENTAL_GIT_REMOTE": "false", "COMPOSE_EXPERIMENTAL_OCI_REMOTE": "false"}
+# What went wrong, as far as Compose and the engine behind it say it: in words only. The first that fits.
+_CODES = tuple(
+    (code, re.compile(pattern, re.IGNORECASE))
+    for code, pattern in (
+        ("no-room", r"no space left|disk quota exceeded"),
+        ("port-taken", r"port \S* ?is already allocated|address already in use"),
+        ("engine", r"cannot connect to the docker daemon|failed to connect to the docker api|error during connect"),
+        ("pull-failed", r"no such image|manifest unknown|pull access denied"),
+        ("unhealthy", r"is unhealthy"),
+        ("exited", r"exited \("),
+    )
+)
 _PLUGINS = (
     "~/.docker/cli-plugins",
     "/usr/local/lib/docker/cli-plugins",
@@ -56,6 +68,12 @@ def find_compose() -> Sequence[str]:
     if standalone := shutil.which("docker-compose"):
         return (standalone,)
     raise FormatError(compose_missing(platform.machine()))
+
+
+def failed(verb: str, words: str) -> ApplyError:
+    """Return the error for what Compose says of a command that failed; an engine that is away has its own code."""
+    code = next((code for code, pattern in _CODES if pattern.search(words)), "other")
+    return ApplyError(f"compose {verb}: {words}", code=code)
 
 
 def compose_missing(machine: str) -> str:
@@ -154,11 +172,11 @@ class Compose:
                     _end(process)
                     raise
         except subprocess.TimeoutExpired:
-            raise ApplyError(f"compose {arguments[0]}: not done after {timeout_s:.0f} s") from None
+            raise ApplyError(f"compose {arguments[0]}: not done after {timeout_s:.0f} s", code="not-up") from None
         except (OSError, ValueError) as error:
             raise ApplyError(f"compose {arguments[0]}: {error}") from None
         if process.returncode:
-            raise ApplyError(f"compose {arguments[0]}: {_last_words(said)}")
+            raise failed(arguments[0], _last_words(said))
         return printed.decode(errors="replace")
 
     def _command(self, arguments: Sequence[str], file: Path | None, project: str) -> Sequence[str]:

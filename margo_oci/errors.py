@@ -80,9 +80,14 @@ class ConflictError(MargoError):
 
 
 class ApplyError(MargoError):
-    """The container engine could not bring a workload up (or down)."""
+    """The container engine could not bring a workload up (or down); `code` is one of `margo_oci.status.CODES`."""
 
     exit_code = 5
+    code = "other"  # of a kind, unless the one who raises it knows better
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code or self.code
 
 
 def explain(error: BaseException) -> tuple[int, str]:

@@ -30,7 +30,7 @@ CODES: Mapping[str, str] = {
     "no-room": "the disk is full",
     "port-taken": "a port that it needs is in use",
     "dependency": "what it depends on is not there, or failed",
-    "rolled-back": "it came up; the state was taken back as a whole, as another of its deployments did not come up",
+    "rolled-back": "the state was taken back, or not begun, as a whole: another of its deployments cannot come up",
     "not-removed": "it could not be taken down",
     "engine": "the container engine does not answer",
     "other": "something else: see the message",

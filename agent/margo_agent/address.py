@@ -11,6 +11,8 @@ from margo_oci.errors import worded
 class EngineUnavailable(Interrupted):
     """The engine does not answer: nothing can be done now, and the workload is not to blame."""
 
+    code = "engine"
+
 
 def find_engine(configured: str, environment: Mapping[str, str]) -> str:
     """Return the engine's address: configured, DOCKER_HOST, or the first socket that is there."""

@@ -82,7 +82,7 @@ class Applier:
                 self.crew.go_back(journal)
             errors = self.crew.bring_back(journal)
         for name, one in journal.record.installed.items():
-            step, error = Step("keep", name), errors.get(name, "")
+            step, error = Step("keep", name), errors.get(name)
             failed = reported(step, one.name, one.components, "failed", error)
             report.deployments.append(failed if error else kept(step, journal.record))
 
@@ -133,7 +133,8 @@ def prepare(generations: Generations, desired: Desired, deployment: str) -> Gene
     """Return the generation of a new revision. Raises ApplyError if it can never run here."""
     placed = desired.placed[deployment]
     if deployment in desired.faults:
-        raise ApplyError(desired.faults[deployment])
+        raise ApplyError(desired.faults[deployment], code="unfit")
     if placed.deployment.profile != "compose":
-        raise ApplyError(f"profile {placed.deployment.profile} is not supported: this device runs Compose deployments")
+        words = f"profile {placed.deployment.profile} is not supported: this device runs Compose deployments"
+        raise ApplyError(words, code="unsupported-profile")
     return generations.prepare(placed, desired.locks[deployment])

@@ -22,7 +22,7 @@ class Checked:
 
     generations: Mapping[str, Generation]
     services: Sequence[Service]
-    unusable: Mapping[str, str]
+    unusable: Mapping[str, ApplyError]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Corrector:
     def _checked(self, record: Record, only: Set[str]) -> Checked:
         generations: dict[str, Generation] = {}
         services: list[Service] = []
-        unusable: dict[str, str] = {}
+        unusable: dict[str, ApplyError] = {}
         for name, installed in record.installed.items():
             if name in record.unsure or (only and name not in only):
                 continue  # a step that is under way is for a pass to end
@@ -79,7 +79,7 @@ class Corrector:
                     services += self._services(name, part)
                 generations[name] = generation
             except ApplyError as error:
-                unusable[name] = str(error)
+                unusable[name] = error
         return Checked(generations, [one for one in services if one.deployment in generations], unusable)
 
     def _services(self, deployment: str, part: Part) -> Sequence[Service]:
@@ -123,9 +123,9 @@ class Corrector:
 
     def _put_right(
         self, checked: Checked, found: Sequence[Finding], strays: Sequence[Finding], remembered: Remembered
-    ) -> Mapping[str, str]:
+    ) -> Mapping[str, ApplyError]:
         """Put right what was found; return for each deployment what stood in the way."""
-        errors: dict[str, str] = {}
+        errors: dict[str, ApplyError] = {}
         for name in dict.fromkeys(one.deployment for one in [*found, *strays]):
             mine = [one for one in found if one.deployment == name]
             try:
@@ -135,7 +135,7 @@ class Corrector:
             except Interrupted:
                 raise
             except ApplyError as error:
-                errors[name] = str(error)
+                errors[name] = error
         return errors
 
     def _mend(
@@ -175,14 +175,15 @@ class Corrector:
         report: Report,
         touched: Sequence[Finding],
         standing: Sequence[Finding],
-        errors: Mapping[str, str],
+        errors: Mapping[str, ApplyError],
     ) -> None:
         for name in dict.fromkeys(one.deployment for one in [*touched, *standing]):
             one = _reported(record, name, [one.words for one in touched or standing if one.deployment == name])
             still = [one.words for one in standing if one.deployment == name]
             if touched:
                 one.action = "correct" if name in record.installed else "remove"
-                one.error = errors.get(name) or (f"still so: {'; '.join(still)}" if still else "")
+                error = errors.get(name) or (ApplyError(f"still so: {'; '.join(still)}") if still else None)
+                one.error, one.code = (str(error), error.code) if error else ("", "")
                 one.state = "failed" if one.error else "installed" if name in record.installed else "removed"
             report.deployments.append(one)
         report.outcome = "applied" if touched else "unchanged"
@@ -192,7 +193,7 @@ class Corrector:
     def _tell_unusable(self, record: Record, report: Report, checked: Checked) -> None:
         for name, error in checked.unusable.items():
             one = _reported(record, name, [])
-            one.state, one.error = "failed", error
+            one.state, one.error, one.code = "failed", str(error), error.code
             report.deployments.append(one)
 
     def _noticed(

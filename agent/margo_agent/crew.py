@@ -8,6 +8,7 @@ from margo_agent.record import Failure, Journal
 from margo_agent.standing import name_of
 from margo_agent.stepping import Stepper, Work
 from margo_agent.turns import in_turn
+from margo_oci.errors import ApplyError
 
 AT_ONCE = 4
 
@@ -55,10 +56,10 @@ class Crew:
             journal.note(lambda record: replace(record, before=None))
         return errors
 
-    def bring_back(self, journal: Journal) -> Mapping[str, str]:
+    def bring_back(self, journal: Journal) -> Mapping[str, ApplyError]:
         """Have everything run that is installed; return what does not, and why."""
         good = journal.record.installed
-        errors: dict[str, str] = {}
+        errors: dict[str, ApplyError] = {}
 
         def take(step: Step) -> None:
             self.stepper.runtime.go_on()

@@ -152,7 +152,7 @@ class Generations:
             images = {local_name(one): one for one in (by_digest(image, locked) for image in used)}
             ready = self_contained(model, variables, read=lambda path: Path(path).read_bytes())
         except FormatError as error:
-            raise ApplyError(f"component {component.name}: {error}") from None
+            raise ApplyError(f"component {component.name}: {error}", code="unfit") from None
         file = folder / PARTS / f"{component.name}.json"
         write_whole(file, canonical_json(ready.model))
         return Part(

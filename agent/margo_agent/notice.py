@@ -97,7 +97,7 @@ def _deployment(deployment: str, facts: Facts, record: Record) -> Event:
     )
     if not failed:
         return event
-    fault = fault_of(failed.words, failed.name)
+    fault = fault_of(failed.code, failed.words, failed.name)
     return replace(event, code=fault.code, message=fault.message)
 
 
@@ -110,7 +110,7 @@ def _told(deployment: str, one: Mapping[str, Any], facts: Facts) -> Event:
     )
     if not one.get("error"):
         return event
-    fault = fault_of(str(one["error"]), name)
+    fault = fault_of(str(one.get("code") or ""), str(one["error"]), name)
     return replace(event, code=fault.code, message=fault.message)
 
 

@@ -44,7 +44,7 @@ class Preview:
         try:
             generation = prepare(self.generations, desired, step.deployment)
         except ApplyError as error:
-            one.state, one.error = "failed", str(error)
+            one.state, one.error, one.code = "failed", str(error), error.code
             return one
         after = self._hashes(generation)
         one.restarts = sorted(name for name in {**before, **after} if before.get(name) != after.get(name))

@@ -79,6 +79,7 @@ class Failure:
     error: str
     since_then: str = ""  # what was done about it
     waits_for: str = ""
+    code: str = ""  # one of `margo_oci.status.CODES`; "" by an agent that had none yet
 
     @property
     def words(self) -> str:

@@ -46,6 +46,7 @@ class DeploymentReport:
     state: str
     components: list[dict[str, str]] = field(default_factory=list)
     error: str = ""
+    code: str = ""  # of the error
     restarts: list[str] | None = None
     bytes: int | None = None
     drift: list[str] = field(default_factory=list)
@@ -59,6 +60,7 @@ class DeploymentReport:
             "state": self.state,
             "components": self.components,
             "error": self.error,
+            "code": self.code,
             "restarts": self.restarts,
             "bytes": self.bytes,
             "drift": self.drift or None,

@@ -18,8 +18,6 @@ from margo_oci.errors import ApplyError
 UNCHECKED_S = 2.0  # how long what has no health check stays up before the next component is begun
 LOOK_EVERY_S = 0.2
 DOWN_TIMEOUT_S = 120.0
-# Compose's own words for an engine that went away under its hands, and may be back by now.
-_WENT_AWAY = ("cannot connect to the docker daemon", "failed to connect to the docker api", "error during connect")
 
 # The models of a deployment, its id, and which deployments change in this pass → why this device cannot run it.
 Misfits = Callable[[Sequence[Mapping[str, Any]], str, Collection[str] | None], Sequence[str]]
@@ -81,7 +79,7 @@ class Runtime:
             except Interrupted:
                 raise
             except ApplyError as error:
-                raise self._blame(error)(f"component {part.name}: {error}") from None
+                raise self._blame(error, f"component {part.name}: {error}") from None
         self._stay(generation)
 
     def _which(self, generation: Generation, part: Part) -> Sequence[str]:
@@ -114,7 +112,7 @@ class Runtime:
             if part.wait:
                 self._wait(generation, part, deadline_s)
         except ApplyError as error:
-            raise self._blame(error)(f"component {part.name}: {error}") from None
+            raise self._blame(error, f"component {part.name}: {error}") from None
 
     def remove(self, deployment: str) -> None:
         """Take everything of a deployment down. Named volumes stay: they are data (docs/decisions/0007)."""
@@ -125,15 +123,16 @@ class Runtime:
             try:
                 self.compose.run(["down", "--remove-orphans"], file=None, project=project, timeout_s=DOWN_TIMEOUT_S)
             except ApplyError as error:
-                raise self._blame(error)(str(error)) from None
+                raise self._blame(error, str(error), code="not-removed") from None
 
-    def _blame(self, error: ApplyError) -> type[ApplyError]:
-        """Return what kind of error this is: an engine that went away, or was restarted, is not the workload's fault.
+    def _blame(self, error: ApplyError, words: str, code: str = "") -> ApplyError:
+        """Return the same in other words: an engine that went away, or was restarted, is not the workload's fault.
 
-        Raises EngineUnavailable if the engine is away now.
+        Raises EngineUnavailable if the engine is away now; by what Compose said, it may be back already.
         """
         self.engine.ping()
-        return EngineUnavailable if any(word in str(error).lower() for word in _WENT_AWAY) else type(error)
+        kind = EngineUnavailable if error.code == EngineUnavailable.code else type(error)
+        return kind(words, code=EngineUnavailable.code if kind is EngineUnavailable else code or error.code)
 
     def _wait(self, generation: Generation, part: Part, deadline_s: float) -> None:
         """Wait until every container is ready, and stays so for a moment where nobody can be asked (format 5.5)."""
@@ -151,7 +150,7 @@ class Runtime:
             else:
                 ready_since_s = None
             if now_s > deadline_s:
-                raise ApplyError(f"not up after {part.timeout_s:.0f} s: {_waiting(containers)}")
+                raise ApplyError(f"not up after {part.timeout_s:.0f} s: {_waiting(containers)}", code="not-up")
             self.sleep(LOOK_EVERY_S)
 
     def _stay(self, generation: Generation) -> None:
@@ -167,7 +166,8 @@ class Runtime:
             for one in self._containers(generation, parts):
                 if one.broken or one.restarts > begun.get(one.id, 0):
                     why = one.broken or f"was restarted {one.restarts - begun.get(one.id, 0)} times"
-                    raise ApplyError(f"component {one.component}: {_fallen(one, why, self.engine)}")
+                    words = f"component {one.component}: {_fallen(one, why, self.engine)}"
+                    raise ApplyError(words, code=_code_of(one))
 
     def _containers(self, generation: Generation, parts: Sequence[Part]) -> Sequence[Container]:
         projects = {part.project for part in parts}
@@ -177,7 +177,11 @@ class Runtime:
 def _raise_for_broken(containers: Sequence[Container], engine: Engine) -> None:
     for container in containers:
         if container.broken:
-            raise ApplyError(_fallen(container, container.broken, engine))
+            raise ApplyError(_fallen(container, container.broken, engine), code=_code_of(container))
+
+
+def _code_of(fallen: Container) -> str:
+    return "unhealthy" if fallen.status == "running" and fallen.health == "unhealthy" else "exited"
 
 
 def _fallen(container: Container, why: str, engine: Engine) -> str:

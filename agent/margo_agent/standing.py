@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from margo_agent.plan import Step
 from margo_agent.record import Record
 from margo_agent.report import DeploymentReport, Report
-from margo_oci.errors import TrustError
+from margo_oci.errors import ApplyError, TrustError
 from margo_oci.freshness import Freshness, SeenHead, format_moment, parse_moment
 
 ROOT_LOOK_EVERY = timedelta(days=1)
@@ -16,15 +16,19 @@ def kept(step: Step, record: Record) -> DeploymentReport:
     """Report a deployment that is left as it is: installed, or failed in just this revision before."""
     installed, failed = record.installed.get(step.deployment), record.failed.get(step.deployment)
     if failed and (step.held or not installed):
-        return reported(step, failed.name, failed.components, "pending" if failed.waits_for else "failed", failed.words)
+        state = "pending" if failed.waits_for else "failed"
+        return reported(step, failed.name, failed.components, state, failed.words, failed.code)
     assert installed is not None  # noqa: S101  (only what is recorded is kept)
     return reported(step, installed.name, installed.components, "installed")
 
 
-def reported(step: Step, name: str, components: Sequence[str], state: str, error: str = "") -> DeploymentReport:
-    """Report one deployment, each of its components in the same state."""
+def reported(
+    step: Step, name: str, components: Sequence[str], state: str, error: ApplyError | str | None = None, code: str = ""
+) -> DeploymentReport:
+    """Report one deployment, each of its components in the same state; of an error in words, say its `code`."""
     parts = [{"name": component, "state": state} for component in components]
-    return DeploymentReport(step.deployment, name, step.action, state, parts, error)
+    code = error.code if isinstance(error, ApplyError) else code
+    return DeploymentReport(step.deployment, name, step.action, state, parts, str(error or ""), code)
 
 
 def name_of(deployment: str, record: Record) -> str:

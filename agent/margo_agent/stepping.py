@@ -22,6 +22,8 @@ Ready = Generation | ApplyError  # what a step is to bring up, or why there is n
 class Unmet(ApplyError):  # noqa: N818  (this workload is fine, the state around it is not: another one may be)
     """A deployment depends on something that the state does not have."""
 
+    code = "dependency"
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -71,16 +73,16 @@ class Work:
         placed = self.desired.placed.get(deployment)
         return tuple(component.name for component in placed.deployment.components) if placed else ()
 
-    def not_begun(self, step: Step, state: str, why: str) -> DeploymentReport:
+    def not_begun(self, step: Step, state: str, why: ApplyError | str) -> DeploymentReport:
         """Report a step that was not taken."""
         name = self.desired.name_of(step.deployment, self.record)
         return reported(step, name, self.components(step.deployment), state, why)
 
-    def failure(self, deployment: str, error: str, since_then: str = "", *, waits_for: str = "") -> Failure:
+    def failure(self, deployment: str, error: ApplyError, since_then: str = "", *, waits_for: str = "") -> Failure:
         """Return what is remembered of a revision that did not come up."""
         name = self.desired.name_of(deployment, self.record)
         revision = self.desired.revisions[deployment]
-        return Failure(revision, name, self.components(deployment), error, since_then, waits_for)
+        return Failure(revision, name, self.components(deployment), str(error), since_then, waits_for, error.code)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ class Stepper:
         except Interrupted:
             raise
         except ApplyError as error:
-            return Taken("undone", reported(step, name, (), "failed", str(error)))
+            return Taken("undone", reported(step, name, (), "failed", error))
         record = work.journal.note(lambda record: record.did_remove(step.deployment))
         self._drop_others(step.deployment, record)
         return Taken("done", reported(step, name, (), "removed"))
@@ -128,7 +130,7 @@ class Stepper:
         """The last good version did not come back in an earlier pass: try that again, and not what failed."""
         back = self._put_back(step.deployment, work.record)
         failure = replace(work.record.failed[step.deployment], since_then=back.words)
-        one = reported(step, failure.name, failure.components, "failed", failure.words)
+        one = reported(step, failure.name, failure.components, "failed", failure.words, failure.code)
         if not back.sure:
             return Taken("failed", one, failure, sure=False)
         work.journal.note(lambda record: record.did_fail(step.deployment, failure))
@@ -139,28 +141,26 @@ class Stepper:
         ready = work.ready[step.deployment]
         if missing := not_up(step, work.endings, work.needs.ids):
             words = f"waits for {work.desired.name_of(missing, work.record)}, which is not up"
-            return self._blocked(step, work, missing, words)
+            return self._blocked(step, work, missing, Unmet(words))
         if isinstance(ready, Unmet):
-            return self._blocked(step, work, str(ready), str(ready))
+            return self._blocked(step, work, str(ready), ready)
         if not isinstance(ready, Generation):
             back = self._leave(step.deployment, work)
-            return self._failed(
-                step, work, str(ready), back, ending="undone" if isinstance(ready, Unready) else "failed"
-            )
+            return self._failed(step, work, ready, back, ending="undone" if isinstance(ready, Unready) else "failed")
         work.journal.note(lambda record: record.begin(step.deployment))
         if error := self.bring_up(ready):
             return self._failed(step, work, error, self._put_back(step.deployment, work.record))
         return self._installed(step, work)
 
-    def _failed(self, step: Step, work: Work, error: str, back: Back, *, ending: Ending = "failed") -> Taken:
+    def _failed(self, step: Step, work: Work, error: ApplyError, back: Back, *, ending: Ending = "failed") -> Taken:
         failure = work.failure(step.deployment, error, back.words)
-        one = reported(step, failure.name, failure.components, "failed", failure.words)
+        one = reported(step, failure.name, failure.components, "failed", failure.words, failure.code)
         return Taken("undone", one) if ending == "undone" else Taken(ending, one, failure, back.sure)
 
-    def _blocked(self, step: Step, work: Work, missing: str, words: str) -> Taken:
+    def _blocked(self, step: Step, work: Work, missing: str, error: Unmet) -> Taken:
         back = self._leave(step.deployment, work)
-        failure = work.failure(step.deployment, words, back.words, waits_for=missing)
-        one = reported(step, failure.name, failure.components, "pending", words)
+        failure = work.failure(step.deployment, error, back.words, waits_for=missing)
+        one = reported(step, failure.name, failure.components, "pending", error)
         return Taken("blocked", one, failure, back.sure)
 
     def _installed(self, step: Step, work: Work) -> Taken:
@@ -178,15 +178,15 @@ class Stepper:
     def _drop_others(self, deployment: str, record: Record) -> None:
         self.generations.drop_others(deployment, sorted(record.kept_revisions(deployment)))
 
-    def bring_up(self, generation: Generation) -> str:
-        """Apply a generation; return "" or why it failed. Raises Interrupted."""
+    def bring_up(self, generation: Generation) -> ApplyError | None:
+        """Apply a generation; return why it failed, if it did. Raises Interrupted."""
         try:
             self.runtime.apply(generation)
         except Interrupted:
             raise
         except ApplyError as error:
-            return str(error)
-        return ""
+            return error
+        return None
 
     def _leave(self, deployment: str, work: Work) -> Back:
         """Change nothing where something is known to run; else there is a way back to go first."""
@@ -206,15 +206,15 @@ class Stepper:
             return Back(False, f"{what}: {error}")
         return Back(True, "the last good version is back" if previous else "taken down again")
 
-    def return_to(self, deployment: str, good: Installed | None) -> str:
-        """Have a good version run again, or nothing; return "" or why that failed. Raises Interrupted."""
+    def return_to(self, deployment: str, good: Installed | None) -> ApplyError | None:
+        """Have a good version run again, or nothing; return why that failed, if it did. Raises Interrupted."""
         try:
             if good is None:
                 self.runtime.remove(deployment)
-                return ""
+                return None
             generation = self.generations.open(deployment, good.revision)
         except Interrupted:
             raise
         except ApplyError as error:
-            return str(error)
+            return error
         return self.bring_up(generation)

@@ -95,7 +95,7 @@ def _deployment(deployment: str, record: Record, facts: Facts) -> DeploymentStat
         adopted=fact.counter if fact else accepted.counter if accepted else 0,
     )
     if failed:
-        return _failed(one, fault_of(failed.words, failed.name), failed.components)
+        return _failed(one, fault_of(failed.code, failed.words, failed.name), failed.components)
     if fact and fact.state == "failed" and (undone(deployment, facts, record) or not installed):
         fault = Fault.of(fact.code or "other", one.name, fact.message)
         return _failed(one, fault, installed.components if installed else ())

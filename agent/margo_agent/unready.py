@@ -10,10 +10,16 @@ class Unready(ApplyError):  # noqa: N818  (the workload is not to blame: try aga
 class PullFailed(Unready):
     """An image could not be fetched, or the engine did not take it."""
 
+    code = "pull-failed"
+
 
 class Unfit(Unready):
     """This device lacks something that the deployment needs: a port, a device, memory, a platform."""
 
+    code = "unfit"
+
 
 class NoRoom(Unready):
     """What has to come does not fit on the disk."""
+
+    code = "no-room"

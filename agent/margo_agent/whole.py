@@ -60,7 +60,7 @@ class Whole:
             return
         for step in steps:
             error = missing.get(step.deployment)
-            one = work.not_begun(step, "failed" if error else "pending", str(error or _NOT_BEGUN))
+            one = work.not_begun(step, "failed" if error else "pending", error or _NOT_BEGUN)
             report.deployments.append(kept(step, work.record) if step.action == "keep" else one)
         work.settle(settled=False)
 
@@ -72,7 +72,7 @@ class Whole:
         for step in steps:
             taken = work.taken.get(step)
             if step.action != "keep" and step.deployment in work.desired.placed:
-                error = str((errors or {}).get(step.deployment, words))
+                error = (errors or {}).get(step.deployment) or ApplyError(words, code="rolled-back")
                 failures[step.deployment] = (taken.failure if taken else None) or work.failure(step.deployment, error)
         digest = work.desired.digest
         work.journal.note(lambda record: replace(record, failed_state=digest, failed=failures))

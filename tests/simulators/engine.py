@@ -24,10 +24,9 @@ from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL, DEVICE_LABEL
 from margo_agent.runtime import Runtime
 from margo_agent.surroundings import Surroundings
 from margo_agent.unready import PullFailed
-from margo_oci.compose import Compose
+from margo_oci.compose import Compose, failed
 from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.content import canonical_json, digest_of
-from margo_oci.errors import ApplyError
 from margo_oci.platforms import Platform
 
 SERVICE = "cell"
@@ -259,11 +258,11 @@ class SimulatedEngine(Engine):
                 self.all.pop((project, name), None)
                 made = self._make(project, name, service, made_from)
                 if made.recipe in self.stillborn:
-                    raise ApplyError("compose up: no such device")
+                    raise failed("up", "no such device")
                 free = self.ports.get(made.recipe) not in self._held
                 self.all[project, name] = made if free else _created(made)
                 if not free:
-                    raise ApplyError(f"compose up: port {self.ports[made.recipe]} is already allocated")
+                    raise failed("up", f"port {self.ports[made.recipe]} is already allocated")
         self.did(f"up {_component(project)}")
 
     def down(self, project: str) -> None:
@@ -349,7 +348,7 @@ class SimulatedCompose(Compose):
 
     def _answer(self, verb: str) -> None:
         if self.engine.away:
-            raise ApplyError(f"compose {verb}: Cannot connect to the Docker daemon. Is the docker daemon running?")
+            raise failed(verb, "Cannot connect to the Docker daemon. Is the docker daemon running?")
 
 
 def runtime(

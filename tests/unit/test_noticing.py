@@ -10,20 +10,25 @@ from typing import Any
 
 import pytest
 
-from margo_agent.codes import code_of, fault_of
+from margo_agent.address import EngineUnavailable
+from margo_agent.codes import fault_of
 from margo_agent.config import AgentConfig
 from margo_agent.outbox import KEPT_DELIVERED, Mark, Outbox
 from margo_agent.reporter import BACKOFF_S, Reporter
 from margo_agent.reporting import Reporting, destination
 from margo_agent.settings import ReportSettings
+from margo_agent.stepping import Unmet
 from margo_agent.summary import Found
+from margo_agent.unready import NoRoom, PullFailed, Unfit
+from margo_oci.compose import failed
 from margo_oci.content import digest_of
 from margo_oci.device_status import DeviceStatus, parse_device_status
+from margo_oci.errors import ApplyError
 from margo_oci.events import Event, parse_events
 from margo_oci.keys import FileKey
 from margo_oci.reference import Reference
 from margo_oci.reports import DeviceKeys, DeviceReport, ReportReader
-from margo_oci.status import CODES, parse_status_manifest
+from margo_oci.status import CODES, Fault, parse_status_manifest
 from tests.simulators.faults import answers
 from tests.simulators.plant import NOON, SOURCE, Plant, id_of, running_plant
 from tests.simulators.uploader import SimulatedUploader
@@ -229,7 +234,7 @@ def test_a_pull_that_failed_is_told_until_it_is_done(silent: Reported) -> None:
     silent.look()
     failing = {
         "id": id_of("pump"), "name": "pump", "action": "update", "state": "failed",
-        "error": "pull registry.example/images/cell@sha256:0: manifest unknown",
+        "error": "pull registry.example/images/cell@sha256:0: manifest unknown", "code": "pull-failed",
     }  # fmt: skip
     record = silent.plant.device.record
     silent.plant.device.record_file.save(replace(record, settled=False))
@@ -512,29 +517,43 @@ def test_an_outbox_that_cannot_be_read_begins_anew_after_what_was_delivered(tmp_
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        ("pull registry.example/x@sha256:0: manifest unknown", "pull-failed"),
-        ("component pump: service web is unhealthy: no answer", "unhealthy"),
-        ("component pump: service web exited with 3: boom", "exited"),
-        ("component pump: not up after 30 s: web is starting", "not-up"),
-        ("component pump: compose up: not done after 30 s", "not-up"),
-        ("component pump: compose up: Bind for 0.0.0.0:80 failed: port is already allocated", "port-taken"),
-        ("component pump: compose up: no space left on device", "no-room"),
-        ("profile helm is not supported: this device runs Compose deployments", "unsupported-profile"),
-        ("component pump: compose config: services.web is wrong", "unfit"),
-        ("engine at unix:///run/x: list containers: refused", "engine"),
+        ("Error response from daemon: No such image: cell:1", "pull-failed"),
+        ("dependency failed to start: container web-1 is unhealthy", "unhealthy"),
+        ("service web didn't complete successfully: exited (3)", "exited"),
+        ("Bind for 0.0.0.0:80 failed: port is already allocated", "port-taken"),
+        ("listen tcp 0.0.0.0:80: bind: address already in use", "port-taken"),
+        ("write /var/lib: no space left on device", "no-room"),
+        ("Cannot connect to the Docker daemon at unix:///run/x", "engine"),
         ("who knows", "other"),
     ],
 )
-def test_11_2_a_failure_has_a_stable_code(words: str, code: str) -> None:
-    assert code_of(words) == code
+def test_11_2_what_compose_says_in_words_has_a_stable_code(words: str, code: str) -> None:
+    assert failed("up", words).code == code
     assert code in CODES
 
 
-def test_the_way_back_does_not_decide_on_the_code_and_the_component_is_to_blame() -> None:
-    words = "component pump: service web exited with 1; the last good version did not come back: pull x:y: gone"
-    fault = fault_of(words, "line")
+@pytest.mark.parametrize("kind", [ApplyError, PullFailed, Unfit, NoRoom, Unmet, EngineUnavailable])
+def test_11_2_each_kind_of_failure_has_a_stable_code(kind: type[ApplyError]) -> None:
+    assert kind("who knows").code in CODES
+
+
+def test_11_2_the_code_of_a_failure_is_remembered_and_told(silent: Reported) -> None:
+    device = silent.plant.device
+    device.apply = replace(device.apply, atomic="state")
+    device.engine.spoiled = {"c"}
+    silent.plant.publish(silent.plant.workload("pump", "b"), silent.plant.workload("tank", "c"), counter=2)
+    report = device.once()
+    assert {one.name: one.code for one in report.deployments} == {"pump": "rolled-back", "tank": "exited"}
+    assert {one.name: one.code for one in device.record.failed.values()} == {"pump": "rolled-back", "tank": "exited"}
+
+
+def test_the_component_to_blame_is_the_source_and_not_one_of_the_way_back() -> None:
+    words = "component pump: service web exited with 1; the last good version did not come back: component old: gone"
+    fault = fault_of("exited", words, "line")
     assert (fault.code, fault.source, fault.message) == ("exited", "pump", words)
-    assert fault_of("who knows", "line").source == "line"
+    assert fault_of("", "who knows; component old: gone", "line") == Fault(
+        "other", "line", "who knows; component old: gone"
+    )
 
 
 def test_11_1_only_the_component_to_blame_failed(silent: Reported) -> None:

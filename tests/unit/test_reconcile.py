@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from margo_oci.compose import failed
 from margo_oci.content import digest_of
 from margo_oci.errors import ApplyError, FormatError
 from tests.simulators.engine import PowerCut
@@ -490,7 +491,7 @@ def test_an_engine_that_was_restarted_under_composes_hands_is_not_the_workloads_
     def restarted(what: str) -> None:
         if what == doing:
             plant.device.engine.after = lambda _: None
-            raise ApplyError('compose: error during connect: Post "http://docker.sock/v1": EOF')
+            raise failed("up", 'error during connect: Post "http://docker.sock/v1": EOF')
 
     plant.device.engine.after = restarted
     assert "error during connect" in plant.device.once().message
