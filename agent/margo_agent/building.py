@@ -149,7 +149,9 @@ class Parts:
             gatherer=gatherer,
             record_file=self.record_file,
             applier=lambda: self._applier(gatherer),
-            preview=lambda: Preview(generations=self.generations, runtime=self.runtime),
+            preview=lambda: Preview(
+                generations=self.generations, runtime=self.runtime, atomic=self.config.apply.atomic
+            ),
         )
 
     def _applier(self, gatherer: Gatherer) -> Applier:

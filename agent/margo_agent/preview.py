@@ -10,6 +10,7 @@ from margo_agent.plan import Step
 from margo_agent.record import Record
 from margo_agent.report import DeploymentReport, Report
 from margo_agent.runtime import Runtime
+from margo_agent.settings import Atomic
 from margo_agent.standing import kept, name_of
 from margo_oci.errors import ApplyError, MargoError
 
@@ -20,12 +21,13 @@ class Preview:
 
     generations: Generations
     runtime: Runtime
+    atomic: Atomic = "deployment"
 
     def show(self, desired: Desired, record: Record, report: Report) -> None:
         """Report every step that applying would take."""
         counted: set[str] = set()
         with report.timed("plan"):
-            for step in steps_for(desired, record):
+            for step in steps_for(desired, record, atomic=self.atomic):
                 report.deployments.append(self._shown(step, desired, record, report, counted))
 
     def _shown(

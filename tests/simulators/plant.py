@@ -374,7 +374,7 @@ class Device:
             gatherer=gatherer,
             record_file=self.record_file,
             applier=lambda: self._applier(generations, running, lookout),
-            preview=lambda: Preview(generations=generations, runtime=running),
+            preview=lambda: Preview(generations=generations, runtime=running, atomic=self.apply.atomic),
         )
 
     def _images(self, go_on: Callable[[], None]) -> Images:

@@ -55,6 +55,19 @@ def test_5_10_a_state_that_was_put_back_is_not_tried_again(plant: Plant) -> None
     assert not plant.device.engine.log
 
 
+def test_5_10_a_plan_says_that_the_next_state_is_tried_with_everything_in_it(plant: Plant) -> None:
+    running(plant, pump="a", valve="a")
+    plant.device.engine.spoiled = {"c"}
+    publish(plant, 2, pump="b", tank="c")
+    plant.device.once()
+    publish(plant, 3, pump="b", tank="c", valve="b")
+    assert {one.name: one.action for one in plant.device.plan().deployments} == {
+        "pump": "update",
+        "tank": "install",
+        "valve": "update",
+    }
+
+
 def test_5_10_the_next_state_is_tried_with_everything_in_it(plant: Plant) -> None:
     running(plant, pump="a", valve="a")
     plant.device.engine.spoiled = {"c"}
