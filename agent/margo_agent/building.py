@@ -129,7 +129,7 @@ class Parts:
             self.compose,
             self.engine,
             self.images,
-            Surroundings(self.engine, self.config.device).misfits,
+            Surroundings(self.engine, self.config.device, lambda: self.record_file.load().installed).misfits,
             go_on=self.go_on,
             settle_s=self.config.apply.settle_s,
         )

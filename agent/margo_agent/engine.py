@@ -49,6 +49,7 @@ class Container:
     restarts: int = 0
     model_hash: str = ""  # of the model that Compose made it from
     always_replaced: bool = False  # by Compose, whatever it was made from
+    device: str = ""  # whose it is; agents before this label named none
 
     @classmethod
     def of(cls, attributes: Mapping[str, object]) -> "Container":
@@ -68,6 +69,7 @@ class Container:
             restarts=restarts if isinstance(restarts := attributes.get("RestartCount"), int) else 0,
             model_hash=labels.get(_HASH_LABEL, ""),
             always_replaced=_says_names(attributes.get("NetworkSettings")),
+            device=labels.get(DEVICE_LABEL, ""),
         )
 
     @property

@@ -2,7 +2,7 @@
 
 import errno
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,32 @@ _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Looks at this device, and at the engine's containers; those of `device` are ours."""
+    """Looks at this device, and at the engine's containers; those of `device` are ours.
+
+    What is `installed` is ours, too: the device may have had another name when its containers were made.
+    """
 
     engine: Engine
     device: str
+    installed: Callable[[], Collection[str]] = tuple
 
     def misfits(
         self, models: Sequence[Mapping[str, Any]], deployment: str, changing: Collection[str] | None = None
     ) -> Sequence[str]:
         """Return why these models of a deployment cannot run here; what `changing` deployments hold will be free."""
         needs = needs_of(models)
-        return faults_of(needs, self.facts(needs, None if changing is None else {*changing, deployment}))
+        faults = faults_of(needs, self.facts(needs, None if changing is None else {*changing, deployment}))
+        return [*self._of_others(deployment), *faults]
+
+    def _of_others(self, deployment: str) -> Sequence[str]:
+        """Say if a deployment runs here for another device: the two would have one Compose project (format 5.2)."""
+        if deployment in self.installed():
+            return []
+        others = {one.device for one in self.engine.containers(deployment)} - {"", self.device}
+        return [
+            f"it runs on this engine for the device {one}: two devices need deployments with ids of their own"
+            for one in sorted(others)
+        ]
 
     def facts(self, needs: Needs, changing: Collection[str] | None) -> Facts:
         """Look at what is needed."""
@@ -55,7 +70,8 @@ class Surroundings:
         return taken
 
     def _goes(self, one: Published, changing: Collection[str] | None) -> bool:
-        ours = bool(one.deployment) and one.device in (self.device, "")  # agents before this label named no device
+        named = one.device in (self.device, "")  # agents before this label named no device
+        ours = bool(one.deployment) and (named or one.deployment in self.installed())
         return ours and (changing is None or one.deployment in changing)
 
 

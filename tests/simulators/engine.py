@@ -294,6 +294,7 @@ class SimulatedEngine(Engine):
             status="exited" if spoiled else "running",
             health="starting" if recipe in self.slow else "",
             exit_code=int(spoiled),
+            device=service["labels"].get(DEVICE_LABEL, ""),
         )
         return Running(
             container, recipe, made_from, service["labels"].get(DEVICE_LABEL, ""), service.get("restart", "no")

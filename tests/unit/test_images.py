@@ -14,7 +14,15 @@ from margo_oci.content import canonical_json, digest_of
 from margo_oci.manifest import IMAGE_INDEX
 from margo_oci.store import Part
 from tests.simulators.faults import cut_after
-from tests.simulators.plant import IMAGE_BYTES, IMAGE_DIGEST, IMAGE_REPOSITORY, LOCAL_IMAGE, Plant, image_of
+from tests.simulators.plant import (
+    IMAGE_BYTES,
+    IMAGE_DIGEST,
+    IMAGE_REPOSITORY,
+    LOCAL_IMAGE,
+    Plant,
+    image_of,
+    running_plant,
+)
 from tests.simulators.registry import ALWAYS
 
 BASE, OLD_TOP, NEW_TOP = b"base" * 1000, b"old top", b"new top"
@@ -219,3 +227,24 @@ def test_5_13_a_port_of_what_this_state_replaces_is_free(plant: Plant, holder: P
     model = {"services": {"web": {"ports": [{"target": 80, "published": "8080"}]}}}
     found = Surroundings(plant.device.engine, "edge-17").misfits([model], "pump", {"changing"})
     assert found == ([] if ok else ["services.web.ports: 8080/tcp is taken by the container other"])
+
+
+def test_5_13_a_port_is_free_that_was_published_when_the_device_had_another_name(plant: Plant) -> None:
+    from margo_agent.surroundings import Surroundings
+
+    plant.device.engine.held_ports = [holding(device="edge-17", deployment="pump")]
+    model = {"services": {"web": {"ports": [{"target": 80, "published": "8080"}]}}}
+    assert Surroundings(plant.device.engine, "renamed", lambda: ["pump"]).misfits([model], "pump", {"pump"}) == []
+
+
+def test_what_runs_for_another_device_is_not_taken_over(tmp_path: Path) -> None:
+    from margo_agent.surroundings import Surroundings
+
+    plant = running_plant(tmp_path)
+    (one,) = plant.device.engine.containers()
+    assert Surroundings(plant.device.engine, one.device).misfits([], one.deployment) == []
+    assert Surroundings(plant.device.engine, "edge-18").misfits([], one.deployment) == [
+        f"it runs on this engine for the device {one.device}: two devices need deployments with ids of their own"
+    ]
+    renamed = Surroundings(plant.device.engine, "edge-18", lambda: [one.deployment])
+    assert renamed.misfits([], one.deployment) == []
