@@ -137,7 +137,8 @@ def why(config_file: Path, output: str, deployment: str | None) -> int:
     config = load_config(config_file)
     record, last = RecordFile(config.state_dir / "record.json").load(), read_last(config.state_dir)
     now = system_clock().now(record.time)
-    found = reasons_why(record, last, not_now(config, now), now, running=_runs(config.state_dir))
+    running, busy = _runs(config.state_dir)
+    found = reasons_why(record, last, not_now(config, now), now, running=running, busy=busy)
     if deployment:
         found = about(found, deployment, record, last)
     accepted = record.accepted.get(record.current)
@@ -182,12 +183,13 @@ def doctor(config_file: Path, output: str, offline: bool) -> int:
     return DOCTORS[worst(found)]
 
 
-def _runs(state_dir: Path) -> bool:
-    """Tell whether an agent answers; one that does not want to is there."""
+def _runs(state_dir: Path) -> tuple[bool, bool]:
+    """Tell whether an agent answers, and is in the middle of something; one that does not want to answer is there."""
     try:
-        return ask(state_dir, {"do": "status"}, timeout_s=ANSWER_TIMEOUT_S) is not None
+        answer = ask(state_dir, {"do": "status"}, timeout_s=ANSWER_TIMEOUT_S)
     except FormatError:
-        return True
+        return True, False
+    return answer is not None, answer is not None and answer.get("busy") is True
 
 
 def _say(output: str, raw: Mapping[str, Any], text: str) -> None:

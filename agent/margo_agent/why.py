@@ -40,15 +40,18 @@ class Finding:
 
 
 def why(
-    record: Record, last: Last | None, waiting: Sequence[NotNow], now: datetime, *, running: bool
+    record: Record, last: Last | None, waiting: Sequence[NotNow], now: datetime, *, running: bool, busy: bool = False
 ) -> Sequence[Finding]:
-    """Return everything that holds back; nothing if all that is known is applied and the agent runs."""
+    """Return everything that holds back; nothing if all that is known is applied and the agent runs.
+
+    With `busy` it is in the middle of a look or a pass.
+    """
     found = [] if running else [_NOT_RUNNING]
     found += _of_last(last) if last else [_NEVER] if not record.current else []
     found += [_now_not(one) for one in waiting]
     if words := stale(record, now):
         found.append(_refused("freeze", words))
-    found += _of_deployments(record, last)
+    found += _of_deployments(record, last, busy=busy)
     if record.current and not record.settled and not found:
         found.append(_UNSETTLED)
     return _once(found)
@@ -100,7 +103,7 @@ def _now_not(one: NotNow) -> Finding:
     return Finding(element=STATE, category=f"waiting, {one.what}", cause=one.words, todo=one.todo)
 
 
-def _of_deployments(record: Record, last: Last | None) -> Iterator[Finding]:
+def _of_deployments(record: Record, last: Last | None, *, busy: bool) -> Iterator[Finding]:
     for name, failed in sorted(record.failed.items()):
         if failed.waits_for:
             yield _waits(name, failed, record)
@@ -112,6 +115,10 @@ def _of_deployments(record: Record, last: Last | None) -> Iterator[Finding]:
     for name in sorted(set(record.unsure) - set(record.failed)):
         cause = "a step was begun and nobody knows how it ended: the power went, or the engine"
         todo = "the next pass does it again; margo-agent doctor looks at the engine"
+        if busy:
+            cause, todo = "it is applied just now, or waits for its health", "wait for the pass under way"
+            yield Finding(element=name, name=name_of(name, record), category="under way", cause=cause, todo=todo)
+            continue
         yield Finding(element=name, name=name_of(name, record), category="unsure", cause=cause, rule="5.6", todo=todo)
     for one in last.result.get("deployments", ()) if last else ():
         if one.get("state") not in _SETTLED:

@@ -98,6 +98,11 @@ def test_an_engine_that_was_away_and_a_step_that_nobody_saw_end_are_told_both() 
     assert [(one.element, one.category) for one in found] == [("state", "failed"), (PUMP, "unsure")]
 
 
+def test_a_step_of_a_pass_that_is_at_work_is_under_way_and_no_accident() -> None:
+    (found,) = why(GOOD.begin(PUMP), last("unchanged"), (), NOON, running=True, busy=True)
+    assert (found.element, found.category, found.todo) == (PUMP, "under way", "wait for the pass under way")
+
+
 def test_what_waits_is_told_with_what_it_waits_for() -> None:
     found = only(GOOD, None, NotNow("hold", "held: shift change", "margo-agent resume ends it"))
     assert found.lines == ("state: waiting, hold: held: shift change", "  next: margo-agent resume ends it")
