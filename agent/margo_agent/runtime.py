@@ -94,7 +94,7 @@ class Runtime:
 
     def mend(self, generation: Generation, part: Part, *, recreate: Sequence[str], start: Sequence[str]) -> None:
         """Have the engine run some services of a part again, and leave its others alone: `recreate` get new
-        containers, `start` are started or made if they are not there. Raises ApplyError as `apply`.
+        containers, `start` are started or made if they are not there. Raises ApplyError as `apply`, Interrupted.
         """
         self.go_on()
         deadline_s = self.monotonic_s() + part.timeout_s
@@ -111,6 +111,8 @@ class Runtime:
                     )
             if part.wait:
                 self._wait(generation, part, deadline_s)
+        except Interrupted:
+            raise
         except ApplyError as error:
             raise self._blame(error, f"component {part.name}: {error}") from None
 

@@ -118,6 +118,13 @@ def test_a_stop_ends_the_look_and_no_workload_is_blamed(plant: Plant) -> None:
     assert plant.device.engine.log == []
 
 
+def test_a_stop_meanwhile_ends_the_look_and_blames_no_workload(plant: Plant) -> None:
+    plant.device.engine.remove_container(pump(plant))
+    plant.device.engine.after = lambda what: setattr(plant.device, "stopping", what == "up pump")
+    with pytest.raises(Stopped, match=r"^stopped on request"):
+        plant.device.correct()
+
+
 def test_with_a_reason_to_leave_it_drift_is_only_reported_and_stands_in_the_notes(plant: Plant) -> None:
     plant.device.engine.change(pump(plant), status="paused")
     report = plant.device.correct(leave="only reported: on hold", held=True)
