@@ -78,9 +78,9 @@ class Applier:
         """
         journal = Journal(self.record_file)
         with report.timed("apply"):
-            if journal.record.before is not None:
-                self.crew.go_back(journal)
-            errors = self.crew.bring_back(journal)
+            # What does not come back to where it was is no good state: it is left to the next pass.
+            stuck = self.crew.go_back(journal) if journal.record.before is not None else {}
+            errors = {**self.crew.bring_back(journal, but=stuck), **{name: ApplyError(stuck[name]) for name in stuck}}
         for name, one in journal.record.installed.items():
             step, error = Step("keep", name), errors.get(name)
             failed = reported(step, one.name, one.components, "failed", error)

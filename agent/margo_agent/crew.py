@@ -1,6 +1,6 @@
 """Takes many steps, each in its turn, and knows the way back for all of them."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from margo_agent.plan import Step, before, plan, worth_another_try
@@ -56,9 +56,9 @@ class Crew:
             journal.note(lambda record: replace(record, before=None))
         return errors
 
-    def bring_back(self, journal: Journal) -> Mapping[str, ApplyError]:
-        """Have everything run that is installed; return what does not, and why."""
-        good = journal.record.installed
+    def bring_back(self, journal: Journal, *, but: Collection[str] = ()) -> Mapping[str, ApplyError]:
+        """Have everything run that is installed, `but` some; return what does not, and why."""
+        good = {name: one for name, one in journal.record.installed.items() if name not in but}
         errors: dict[str, ApplyError] = {}
 
         def take(step: Step) -> None:

@@ -28,6 +28,7 @@ from margo_oci.transfer import Judge, Sleep, fetch, parse_manifest
 from margo_oci.trust import Seen, Verified, recall
 
 GATHER_LIMIT_S = 1800.0
+NEWEST_LIMIT_S = 30.0  # while a workload is waited for, nobody waits long for a registry
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ class Gatherer:
         """Return the digest of the state that is meant now, verified but not accepted; "" if that cannot be told."""
         with ThreadPoolExecutor(1) as apart:  # whoever asks may be in the middle of something asynchronous
             try:
-                return apart.submit(lambda: asyncio.run(self._in_time(self._newest()))).result()
+                return apart.submit(lambda: asyncio.run(self._in_time(self._newest(), NEWEST_LIMIT_S))).result()
             except MargoError:
                 return ""
 
@@ -98,12 +99,12 @@ class Gatherer:
             found = await self.trusted.finder.find(registry, record, report, offered=b"", save=lambda unsaved: unsaved)
             return found.state.manifest.digest if found else ""
 
-    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _in_time(self, work: Coroutine[Any, Any, T], limit_s: float = GATHER_LIMIT_S) -> T:
         """A registry that drips must not hold a device for ever; what has come so far is kept."""
         try:
-            return await asyncio.wait_for(work, GATHER_LIMIT_S)
+            return await asyncio.wait_for(work, limit_s)
         except TimeoutError:
-            raise RegistryError(f"{self.config.source}: not done after {GATHER_LIMIT_S:.0f} s") from None
+            raise RegistryError(f"{self.config.source}: not done after {limit_s:.0f} s") from None
 
     async def _gather(self, record: Record, report: Report, *, accept: bool, offered: bytes) -> Desired | None:
         save = self.record_file.save if accept else lambda unsaved: unsaved

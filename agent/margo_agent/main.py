@@ -216,9 +216,8 @@ def _alone(
         report = Report(str(config.source), config.device)
         with locked(config.state_dir / "pass.lock"):
             work(config, report)
-            if not report.planned and (report.digest or report.outcome != "unchanged"):
-                keep_last(config.state_dir, report.to_dict(), time_of(config.state_dir))
             if notice:
+                keep_last(config.state_dir, report.to_dict(), time_of(config.state_dir))
                 notice_news(config, report.to_dict())
     except (MargoError, OSError) as error:
         if output != "json" or (wait and isinstance(error, AtWork)):

@@ -43,14 +43,11 @@ def loop_of(
     def warn(message: str) -> None:
         say({"outcome": "failed", "message": message})
 
-    def tell(result: Result) -> None:
-        say(result)
-        keep_last(config.state_dir, result, time_of(config.state_dir))
-
     reporting = reporter(config, reports, say)
 
     def after(config: AgentConfig, result: Result) -> None:
         say(result, news=False)
+        keep_last(config.state_dir, result, time_of(config.state_dir))
         reporting.after(config, result)
 
     def interrupt() -> None:
@@ -68,7 +65,7 @@ def loop_of(
         pass_=lambda manifest: reporting.meanwhile(loop.config, passes.once(manifest)),
         restore=passes.restore,
         interrupt=interrupt,
-        tell=tell,
+        tell=say,
         after=after,
         chance=random.SystemRandom().random,
         clock=system_clock(),

@@ -173,3 +173,17 @@ def test_going_back_to_each_for_itself_forgets_what_was_begun(plant: Plant) -> N
     plant.device.once()
     assert plant.device.record.before is None
     assert set(plant.device.record.installed) == {id_of("pump"), id_of("tank")}
+
+
+def test_what_does_not_come_back_at_a_restart_is_left_to_the_next_pass(plant: Plant) -> None:
+    running(plant, pump="a", valve="a")
+    publish(plant, 2, pump="b", valve="a")
+    cut_power_after(plant, "up pump")
+    with pytest.raises(PowerCut):
+        plant.device.once()
+    plant.device.engine.after = lambda _: None
+    plant.device.engine.spoiled = {"a"}
+    report = plant.device.restore()
+    assert report.outcome == "failed"
+    assert plant.device.record.before is not None
+    assert "the last good version did not come back" in report.message
