@@ -1,11 +1,13 @@
 """The agent's own folder: made for it alone, refused where others could write, and one agent at a time in it."""
 
+import errno
 import fcntl
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from margo_oci.errors import FormatError, disk_words
 
@@ -20,7 +22,7 @@ def locked(file: Path) -> Iterator[None]:
     folder = file.parent
     try:
         claim(folder)
-        stream = file.open("w")
+        stream = _opened(file)
     except OSError as error:
         raise FormatError(disk_words(error, folder)) from None
     with stream:
@@ -32,6 +34,16 @@ def locked(file: Path) -> Iterator[None]:
                 "margo-agent look asks the one that runs"
             ) from None
         yield
+
+
+def _opened(file: Path) -> IO[str]:
+    """Open a lock's file. A disk that can only be read by now is no reason not to bring up what is installed."""
+    try:
+        return file.open("w")
+    except OSError as error:
+        if error.errno != errno.EROFS or not file.exists():
+            raise
+        return file.open("r")
 
 
 def claim(folder: Path) -> None:

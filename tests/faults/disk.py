@@ -51,6 +51,10 @@ class Disk:
         held.replace(self.image)
         self._mount()
 
+    def become_read_only(self) -> None:
+        """Take nothing more, as a disk does that found errors."""
+        _run("mount", "-o", "remount,ro", str(self.folder))
+
     def _mount(self) -> None:
         # A long commit interval: what is not synced stays out for as long as the kernel may take.
         _run("mount", "-o", "loop,commit=60", str(self.image), str(self.folder))

@@ -68,6 +68,7 @@ def test_what_was_never_synced_is_not_missed_after_a_power_cut(story: Story) -> 
             story.check(f"power cut at rename {number}")
 
 
+@pytest.mark.skipif(not can_mount(), reason="no loop devices or no mkfs.ext4 here")
 def test_a_disk_that_is_full_is_told_and_nothing_is_lost(story: Story) -> None:
     with Disk.of(story.site.folder / "state", size_bytes=2 * 2**20) as disk:
         story.publish()
@@ -77,6 +78,20 @@ def test_a_disk_that_is_full_is_told_and_nothing_is_lost(story: Story) -> None:
         assert "No space left on device" in report["message"] or "bytes are needed" in report["message"]
         ballast.unlink()
         story.check("a full disk")
+
+
+@pytest.mark.skipif(not can_mount(), reason="no loop devices or no mkfs.ext4 here")
+def test_from_a_disk_that_is_read_only_by_now_what_is_installed_is_brought_up(story: Story) -> None:
+    with Disk.of(story.site.folder / "state") as disk:
+        story.site.agent("once")
+        story.site.take_down()
+        disk.become_read_only()
+        story.site.agent("restore")
+        assert set(story.site.containers()) == story.wanted
+        story.publish()
+        report = story.site.agent("once", expect=5)
+        assert "Read-only file system" in report["message"]
+        assert set(story.site.containers()) == {"hello", "pump"}
 
 
 def fill(file: Path) -> None:
