@@ -15,6 +15,7 @@ from margo_agent.report import Report
 from margo_agent.settings import Atomic
 from margo_agent.standing import kept, reported
 from margo_agent.stepping import Ready, Unmet, Work
+from margo_agent.unready import Unready
 from margo_agent.whole import Whole
 from margo_oci.dependencies import Needs, needs_of
 from margo_oci.errors import ApplyError
@@ -112,8 +113,9 @@ class Applier:
         return self.gate.closed if any(step.action != "keep" for step in steps) and not begun else ""
 
     def _wait(self, why: str, steps: Sequence[Step], work: Work, report: Report) -> None:
-        """Leave everything as it is until applying may begin; all that it needs is here."""
-        work.journal.note(lambda record: replace(record, waiting=why, settled=False))
+        """Leave everything as it is until applying may begin. What could not be had is asked for again meanwhile."""
+        complete = not any(isinstance(one, Unready) for one in work.ready.values())
+        work.journal.note(lambda record: replace(record, waiting=why if complete else "", settled=False))
         report.outcome, report.message = "waiting", why
         for step in steps:
             keeps = step.action == "keep"

@@ -12,7 +12,7 @@ from margo_agent.lookout import Lookout
 from margo_agent.notnow import NotNow
 from margo_oci.errors import ApplyError
 from tests.simulators.engine import PowerCut
-from tests.simulators.faults import unreachable
+from tests.simulators.faults import answers, unreachable
 from tests.simulators.plant import Plant
 from tests.simulators.registry import ALWAYS
 from tests.unit.test_reconcile import cut_power_after, publish, running
@@ -114,6 +114,18 @@ def test_5_9_what_was_begun_is_ended_although_a_hold_came(plant: Plant) -> None:
     plant.device.hold = "held by a person"
     assert plant.device.once().outcome == "applied"
     assert plant.device.engine.running == {"pump": "b"}
+
+
+def test_5_9_what_could_not_be_fetched_is_asked_for_again_while_it_waits(plant: Plant) -> None:
+    running(plant, pump="a")
+    plant.device.hold = "held by a person"
+    plant.device.engine.images.clear()
+    plant.sim.fail(answers(404), on="images/cell/manifests", times=ALWAYS)
+    publish(plant, 2, pump="b")
+    assert (plant.device.once().outcome, plant.device.record.waiting) == ("waiting", "")
+    plant.sim.recover()
+    assert plant.device.once().outcome == "waiting"
+    assert (plant.device.record.waiting, len(plant.device.engine.images)) == ("held by a person", 1)
 
 
 def test_a_newer_state_replaces_one_that_waits(plant: Plant) -> None:
