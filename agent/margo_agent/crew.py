@@ -23,11 +23,14 @@ class Crew:
     def take_all(self, steps: Sequence[Step], work: Work) -> None:
         """Take every step, those that failed perhaps twice; then remember what failed for good."""
 
+        done_before: dict[Step, int] = {}
+
         def take(step: Step) -> None:
+            done_before[step] = sum(ending == "done" for ending in work.endings.values())
             self.stepper.take(step, work)
 
         self._in_turn(steps, take, work.needs.ids)
-        self._in_turn(worth_another_try(work.endings), take, work.needs.ids)
+        self._in_turn(worth_another_try(work.endings, done_before), take, work.needs.ids)
         for step, one in work.taken.items():
             if one.failure:
                 _remember(work.journal, step.deployment, one.failure, sure=one.sure)

@@ -70,7 +70,7 @@ class Gatherer:
 
         `offered` is a manifest just received from the source. Raises TrustError, FormatError, RegistryError.
         """
-        return asyncio.run(self._in_time(self._gather(record, report, accept=accept, offered=offered)))
+        return asyncio.run(self._in_time(self._gather(record, report, accept=accept, offered=offered), GATHER_LIMIT_S))
 
     def kept(self, record: Record, report: Report) -> Desired | None:
         """Return a state that was fetched and prepared whole, and waits; from this disk alone (format 5.9)."""
@@ -99,7 +99,7 @@ class Gatherer:
             found = await self.trusted.finder.find(registry, record, report, offered=b"", save=lambda unsaved: unsaved)
             return found.state.manifest.digest if found else ""
 
-    async def _in_time(self, work: Coroutine[Any, Any, T], limit_s: float = GATHER_LIMIT_S) -> T:
+    async def _in_time(self, work: Coroutine[Any, Any, T], limit_s: float) -> T:
         """A registry that drips must not hold a device for ever; what has come so far is kept."""
         try:
             return await asyncio.wait_for(work, limit_s)

@@ -58,12 +58,11 @@ def not_up(step: Step, endings: Mapping[Step, Ending], needs: Mapping[str, Set[s
     return min((one for one in bad if one in wanted), default="")
 
 
-def worth_another_try(endings: Mapping[Step, Ending]) -> Sequence[Step]:
-    """Return the steps that failed before another one was done: what stood in their way, a port perhaps, may be free.
+def worth_another_try(endings: Mapping[Step, Ending], done_before: Mapping[Step, int]) -> Sequence[Step]:
+    """Return the steps that failed, and since whose begin another was done: a port that they wanted may be free now.
 
-    What waited for one of them is tried once more, too. `endings` are in the order in which the steps ended.
+    What waited for one of them is tried once more, too. `done_before` says how many were done when each began.
     """
-    steps = list(endings)
-    last_done = max((number for number, step in enumerate(steps) if endings[step] == "done"), default=0)
-    again = [step for step in steps[:last_done] if endings[step] == "failed"]
-    return [*again, *(step for step in steps if endings[step] == "blocked")] if again else []
+    done = sum(ending == "done" for ending in endings.values())
+    again = [step for step, ending in endings.items() if ending == "failed" and done_before[step] < done]
+    return [*again, *(step for step, ending in endings.items() if ending == "blocked")] if again else []

@@ -60,7 +60,7 @@ class Work:
 
     @property
     def endings(self) -> Mapping[Step, Ending]:
-        """How each step ended, in the order in which they did."""
+        """How each step ended so far."""
         taken = self.taken.copy()  # in one go: other steps end meanwhile
         return {step: one.ending for step, one in taken.items()}
 
@@ -96,9 +96,7 @@ class Stepper:
     def take(self, step: Step, work: Work) -> None:
         """Take one step and note how it ended. Raises Interrupted."""
         self.runtime.go_on()
-        taken = self._take(step, work)
-        work.taken.pop(step, None)  # the order in which they ended counts
-        work.taken[step] = taken
+        work.taken[step] = self._take(step, work)
 
     def _take(self, step: Step, work: Work) -> Taken:
         if step.action == "keep":

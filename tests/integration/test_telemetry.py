@@ -52,7 +52,9 @@ def test_a_failure_is_an_error_with_its_code(collector: Collector) -> None:
     report.monotonic_s = lambda: next(times)
     with report.timed("apply"), report.timed("health", deployment="1"):
         pass
-    report.deployments.append(DeploymentReport("1", "pump", "update", "failed", error="service web is unhealthy"))
+    report.deployments.append(
+        DeploymentReport("1", "pump", "update", "failed", error="service web is unhealthy", code="unhealthy")
+    )
     assert send(collector.address, passed(report), agent="0.1.0") == ""
     by_name = {span.name: span for span in collector.spans}
     assert by_name["margo-agent"].status.code == by_name["update pump"].status.code == 2

@@ -6,12 +6,13 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Self
 
 import docker
 import requests
+from docker.models.networks import Network
 
 from tests.parts import child
 from tests.parts.pid_namespace import CGROUP_PREFIX, CGROUP_VARIABLE
@@ -107,4 +108,14 @@ def remove_all(docker_host: str, filters: Mapping[str, str]) -> None:
             container.remove(force=True, v=True)
         for network in client.networks.list(filters=dict(filters)):
             if network.name not in _BUILT_IN:
-                network.remove()
+                _remove(network)
+
+
+def _remove(network: Network) -> None:
+    """Remove a network; an engine under load may take a moment to let go of its last container."""
+    for _ in range(10):
+        with suppress(docker.errors.APIError):
+            network.remove()
+            return
+        time.sleep(0.5)
+    network.remove()

@@ -79,9 +79,17 @@ def test_a_failed_revision_is_never_tried_again(running: dict[str, str], failed:
         ("failed failed", ""),
         ("failed failed done failed", "01"),
         ("failed kept undone", ""),
+        ("failed done blocked", "02"),
+        ("done failed blocked", ""),
     ],
 )
 def test_5_6_a_step_is_worth_another_try_if_another_one_was_done_after_it(endings: str, again: str) -> None:
     words: list[Ending] = list(endings.split())  # type: ignore[arg-type]
     steps = {Step("update", str(number)): word for number, word in enumerate(words)}
-    assert "".join(step.deployment for step in worth_another_try(steps)) == again
+    done_before = {step: words[:number].count("done") for number, step in enumerate(steps)}
+    assert "".join(step.deployment for step in worth_another_try(steps, done_before)) == again
+
+
+def test_5_6_what_began_before_another_one_was_done_is_worth_another_try_although_it_ended_later() -> None:
+    giver, taker = Step("update", "giver"), Step("update", "taker")  # side by side
+    assert worth_another_try({giver: "done", taker: "failed"}, {giver: 0, taker: 0}) == [taker]
