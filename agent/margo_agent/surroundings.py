@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from margo_agent.engine import Engine, Published
 from margo_agent.fit import Facts, Needs, Port, faults_of, needs_of
 
 _GPU = Path("/dev/nvidiactl")
+LOOKS, LOOK_EVERY_S = 6, 0.3
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -65,7 +67,7 @@ class Surroundings:
             stay = [one for one in holders if not self._goes(one, changing)]
             if stay:
                 taken[port] = f"the container {stay[0].container}"
-            elif not holders and self.engine.is_local and (words := _cannot_bind(port)):
+            elif not holders and self.engine.is_local and (words := _stays_taken(port)):
                 taken[port] = words
         return taken
 
@@ -87,6 +89,15 @@ def _is_absent(path: str) -> bool:
 
 def _any(address: str) -> str:
     return "" if address in ("", "0.0.0.0", "::") else address  # noqa: S104
+
+
+def _stays_taken(port: Port) -> str:
+    """Return who has a port; an engine takes a moment to let go of one whose container just ended."""
+    for _ in range(LOOKS):
+        if not (words := _cannot_bind(port)):
+            return ""
+        time.sleep(LOOK_EVERY_S)
+    return words
 
 
 def _cannot_bind(port: Port) -> str:
