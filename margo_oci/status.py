@@ -139,11 +139,6 @@ class DeploymentStatus:
         return {"state": self.state, **({"error": self.error.to_dict()} if self.error else {})}
 
 
-def overall(states: Sequence[State]) -> State:
-    """Return what a deployment is whose components are in these states: the most severe of them."""
-    return min(states, key=SEVERITY.index)
-
-
 def parse_status_manifest(data: bytes) -> DeploymentStatus:
     """Read a DeploymentStatusManifest of either shape; other fields are left alone. Raises FormatError."""
     fields = JsonFields(parse_json(data, what=KIND, limit_bytes=STATUS_LIMIT_BYTES), KIND)

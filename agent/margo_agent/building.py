@@ -21,7 +21,7 @@ from margo_agent.noticed import NoticedFile
 from margo_agent.preview import Preview
 from margo_agent.reconcile import Reconciler
 from margo_agent.record import RecordFile
-from margo_agent.room import Room, total_bytes
+from margo_agent.room import Room, usage_of
 from margo_agent.runtime import Runtime
 from margo_agent.stepping import Stepper
 from margo_agent.surroundings import Surroundings
@@ -78,7 +78,7 @@ class Parts:
     @property
     def keep_free_bytes(self) -> int:
         """How much of each disk is kept free."""
-        return self.config.clean.kept_free_bytes(total_bytes(self.config.state_dir))
+        return self.config.clean.kept_free_bytes(usage_of(self.config.state_dir)[0])
 
     @property
     def engine_address(self) -> str:

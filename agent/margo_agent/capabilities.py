@@ -137,7 +137,7 @@ def _interfaces(sys: Path) -> Iterator[str]:
 
 def _names(folder: Path, pattern: str) -> Sequence[str]:
     with suppress(OSError):
-        return sorted(name for name in os.listdir(folder) if re.fullmatch(pattern, name))  # noqa: PTH208
+        return sorted(name for name in os.listdir(folder) if re.fullmatch(pattern, name))  # noqa: PTH208  (names alone are wanted)
     return ()
 
 

@@ -163,17 +163,7 @@ class Engine:
         """Return what kind of engine this is (`docker`, `podman`) and its version, in its own words."""
         with self._talking("ask for its version"):
             raw = self.client.version()
-        names = " ".join(str(one.get("Name")) for one in raw.get("Components") or () if isinstance(one, dict))
-        return "podman" if "podman" in names.lower() else "docker", str(raw.get("Version", ""))
-
-    def has_image(self, image: str) -> bool:
-        """Tell whether `image` is here."""
-        with self._talking("look for an image"):
-            try:
-                self.client.images.get(image)
-            except ImageNotFound:
-                return False
-            return True
+        return "podman" if _is_podman(raw) else "docker", str(raw.get("Version", ""))
 
     def facts(self) -> EngineFacts:
         """Return what the engine says about its machine; asked once."""
@@ -191,7 +181,7 @@ class Engine:
         """Return the layers of an image, lowest first, by the digest they have unpacked; none if it is not here."""
         with self._talking("look at an image"):
             try:
-                found = self.client.api.inspect_image(image)  # type: ignore[no-untyped-call]
+                found = self.client.api.inspect_image(image)  # type: ignore[no-untyped-call]  # the SDK has no types here
             except ImageNotFound:
                 return ()
         return tuple((found.get("RootFS") or {}).get("Layers") or ())
@@ -390,7 +380,6 @@ def _says_names(settings: object) -> bool:
 
 def _facts(info: Mapping[str, Any], version: Mapping[str, Any], *, local: bool) -> EngineFacts:
     root = Path(str(info.get("DockerRootDir") or ""))
-    podman = any("Podman" in str(one.get("Name")) for one in version.get("Components") or ())
     major = str(version.get("Version") or "").partition(".")[0]
     return EngineFacts(
         platform=Platform.of(str(info.get("Architecture") or "")),
@@ -398,8 +387,12 @@ def _facts(info: Mapping[str, Any], version: Mapping[str, Any], *, local: bool) 
         cpus=int(info.get("NCPU") or 0),
         root=root if local and root.is_absolute() and root.is_dir() else None,
         runtimes=tuple(info.get("Runtimes") or ()),
-        knows_zstd=podman or not major.isdecimal() or int(major) >= DOCKER_WITH_ZSTD,
+        knows_zstd=_is_podman(version) or not major.isdecimal() or int(major) >= DOCKER_WITH_ZSTD,
     )
+
+
+def _is_podman(version: Mapping[str, Any]) -> bool:
+    return any("podman" in str(one.get("Name")).lower() for one in version.get("Components") or ())
 
 
 def _health(state: Mapping[str, object]) -> str:

@@ -71,7 +71,7 @@ class Images:
 
         `faults` is what else stands in the way. Raises Unfit with all that does, NoRoom and PullFailed; Interrupted.
         """
-        names = self._lacking(wanted)
+        names = self.lacking(wanted)
         if not names:
             if faults:
                 raise Unfit("; ".join(faults))
@@ -81,7 +81,7 @@ class Images:
 
     def to_come(self, wanted: Mapping[str, str]) -> tuple[int, Traffic]:
         """Return how many bytes would have to come, and what finding that out cost. Raises MargoError."""
-        names = self._lacking(wanted)
+        names = self.lacking(wanted)
         sums: list[int] = []
 
         async def look(registry: Registry) -> None:
@@ -93,7 +93,7 @@ class Images:
         traffic = self._with_registry(look)
         return sum(sums), traffic
 
-    def _lacking(self, wanted: Mapping[str, str]) -> Mapping[str, str]:
+    def lacking(self, wanted: Mapping[str, str]) -> Mapping[str, str]:
         """Return those of `wanted` that the engine does not have, or has under a name that leads elsewhere by now."""
         given = self.given.load()
         here = {name: self.engine.image_id(name) for name in wanted}

@@ -83,9 +83,10 @@ def disk_of(folder: Path) -> Disk | None:
     return None
 
 
-def total_bytes(folder: Path) -> int:
-    """Return the size of the disk of `folder`, or of the nearest folder above it that is there."""
-    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).total
+def usage_of(folder: Path) -> tuple[int, int]:
+    """Return size and free bytes of the disk of `folder`, or of the nearest folder above it that is there."""
+    found = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists()))
+    return found.total, found.free
 
 
 @dataclass(frozen=True, kw_only=True)

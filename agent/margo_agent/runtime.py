@@ -58,22 +58,7 @@ class Runtime:
             self.go_on()
             deadline_s = self.monotonic_s() + part.timeout_s
             try:
-                self.compose.run(
-                    [
-                        "up",
-                        "--detach",
-                        "--no-build",
-                        "--pull",
-                        "never",
-                        "--remove-orphans",
-                        *self._which(generation, part),
-                    ],
-                    file=part.file,
-                    project=part.project,
-                    variables=part.variables,
-                    timeout_s=part.timeout_s,
-                    go_on=self.go_on,
-                )
+                self._up(part, ["--remove-orphans", *self._which(generation, part)])
                 if part.wait:
                     self._wait(generation, part, deadline_s)
             except Interrupted:
@@ -81,6 +66,17 @@ class Runtime:
             except ApplyError as error:
                 raise self._blame(error, f"component {part.name}: {error}") from None
         self._stay(generation)
+
+    def _up(self, part: Part, more: Sequence[str]) -> None:
+        """Have Compose bring services of a part up. A stop, or a newer state, does not wait for it."""
+        self.compose.run(
+            ["up", "--detach", "--no-build", "--pull", "never", *more],
+            file=part.file,
+            project=part.project,
+            variables=part.variables,
+            timeout_s=part.timeout_s,
+            go_on=self.go_on,
+        )
 
     def _which(self, generation: Generation, part: Part) -> Sequence[str]:
         """Return what to tell Compose of a part that it would replace whole, whatever it was made from (Podman 4)."""
@@ -101,14 +97,7 @@ class Runtime:
         try:
             for options, services in ((["--force-recreate"], recreate), ([], start)):
                 if services:
-                    up = ["up", "--detach", "--no-build", "--pull", "never", "--no-deps", *options, "--", *services]
-                    self.compose.run(
-                        up,
-                        file=part.file,
-                        project=part.project,
-                        variables=part.variables,
-                        timeout_s=part.timeout_s,
-                    )
+                    self._up(part, ["--no-deps", *options, "--", *services])
             if part.wait:
                 self._wait(generation, part, deadline_s)
         except Interrupted:

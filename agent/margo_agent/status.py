@@ -1,7 +1,7 @@
 """What this device accepted and what runs, from its record, its outbox and its engine; no registry is asked."""
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ from margo_agent.engine import Container, Engine, find_engine
 from margo_agent.noticed import NoticedFile
 from margo_agent.outbox import Outbox
 from margo_agent.record import Record
+from margo_agent.room import usage_of
 from margo_agent.standing import stale
 from margo_agent.summary import Found, summarise
 from margo_oci.device_status import DeviceStatus
@@ -32,12 +33,13 @@ def device_status(
     `now` is what a pass would take for the time (`Clock.now`).
     """
     containers: Sequence[Container] = ()
-    found = _room(config)
+    total_bytes, free_bytes = usage_of(config.state_dir)
+    found = Found(free_bytes=free_bytes, total_bytes=total_bytes)
     try:
         engine = Engine(find_engine(config.engine, environment))
         containers, answer, (kind, version) = engine.containers(), "ok", engine.version()
         engine.close()
-        found = Found(free_bytes=found.free_bytes, total_bytes=found.total_bytes, engine=kind, engine_version=version)
+        found = replace(found, engine=kind, engine_version=version)
     except ApplyError as error:
         answer = str(error)
     waiting, mark = outbox.load(), outbox.mark()
@@ -57,14 +59,6 @@ def device_status(
     drift = NoticedFile(config.state_dir / "drift.json").load().found
     deployments = [_deployment(one, containers) | {"drift": list(drift.get(one.id, ()))} for one in status.deployments]
     return {**raw, "deployments": deployments}
-
-
-def _room(config: AgentConfig) -> Found:
-    try:
-        usage = shutil.disk_usage(config.state_dir)
-    except OSError:
-        return Found()
-    return Found(free_bytes=usage.free, total_bytes=usage.total)
 
 
 def _of_device(status: DeviceStatus) -> dict[str, Any]:

@@ -36,8 +36,7 @@ class Survey:
         try:
             content_bytes += await self._archive_bytes(registry, locks)
             images = self.images()
-            wanted = {name: one for name, one in _named(locks).items() if not images.engine.has_image(name)}
-            to_come = (await images.look(registry, wanted)).layers
+            to_come = (await images.look(registry, images.lacking(_named(locks)))).layers
             if content_bytes or to_come:
                 images.check_room(to_come, content_bytes)
         except EngineUnavailable:

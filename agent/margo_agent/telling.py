@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import random
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from margo_agent.passes import Passes
 from margo_agent.printing import plain, plain_lines
 from margo_agent.record import RecordFile
 from margo_agent.report import Report
+from margo_agent.room import usage_of
 from margo_agent.summary import Found
 from margo_oci.errors import MargoError, explain
 from margo_oci.freshness import format_moment
@@ -216,8 +216,8 @@ def _version() -> str:
 
 def _room(config: AgentConfig) -> Found:
     """Look how much room there is on the disk of `stateDir`, which may not be there yet."""
-    usage = shutil.disk_usage(next(one for one in (config.state_dir, *config.state_dir.parents) if one.exists()))
-    return Found(free_bytes=usage.free, total_bytes=usage.total)
+    total_bytes, free_bytes = usage_of(config.state_dir)
+    return Found(free_bytes=free_bytes, total_bytes=total_bytes)
 
 
 def _with_engine(config: AgentConfig) -> Found:

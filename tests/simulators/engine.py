@@ -115,11 +115,6 @@ class SimulatedEngine(Engine):
         restarts = int(self.clock.now_s) if one.recipe in self.nervous else 0
         return replace(one.container, restarts=restarts)
 
-    def has_image(self, image: str) -> bool:
-        """Tell whether an image was loaded."""
-        self._answer()
-        return image in self.images
-
     def facts(self) -> EngineFacts:
         """Return what this machine is."""
         self._answer()

@@ -19,11 +19,9 @@ from margo_oci.fleet import Meant, all_well, standing, why
 from margo_oci.reference import TAG
 from margo_oci.status import (
     CODES,
-    SEVERITY,
     ComponentStatus,
     DeploymentStatus,
     Fault,
-    overall,
     parse_status_manifest,
 )
 from tests.unit.scenes import ROOT
@@ -121,14 +119,6 @@ def test_a_document_of_the_standards_own_examples_is_read() -> None:
 def test_a_hostile_deployment_status_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(FormatError, match=message):
         parse_status_manifest(manifest(**changes))
-
-
-def test_11_1_a_deployment_is_what_the_worst_of_its_components_is() -> None:
-    assert overall(["installed", "removing", "failed"]) == "failed"
-    assert overall(["installed", "pending", "installing"]) == "installing"
-    assert overall(["removed", "installed"]) == "removed"
-    assert overall(["installed"]) == "installed"
-    assert set(SEVERITY) == {"pending", "installing", "installed", "failed", "removing", "removed"}
 
 
 def test_11_2_every_code_is_in_the_documents() -> None:

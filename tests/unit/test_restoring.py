@@ -85,3 +85,31 @@ def test_elsewhere_compose_decides_itself(there: Sequence[Container]) -> None:
 )
 def test_an_engine_that_says_names_of_networks_for_their_ids_is_known_by_it(settings: object, names: bool) -> None:
     assert _says_names(settings) is names
+
+
+def test_a_stop_does_not_wait_for_compose_neither_when_applying_nor_when_mending() -> None:
+    asked: list[str] = []
+
+    class Waiting(Noted):
+        """Compose that asks whether to go on, once for each command."""
+
+        def run(
+            self,
+            arguments: Sequence[str],
+            *,
+            file: Path | None,
+            project: str,
+            variables: Mapping[str, str] | None = None,
+            timeout_s: float,
+            go_on: Callable[[], None] = lambda: None,
+        ) -> str:
+            go_on()
+            return ""
+
+    engine = Watched(lambda _: (), [0.0])
+    runtime = Runtime(Waiting((), {}), engine, NO_IMAGES, lambda *_: (), lambda: 0.0, go_on=lambda: asked.append("?"))
+    generation = Generation(deployment=ID, revision=DIGEST, name="x", parts=[part(wait=False)])
+    runtime.apply(generation)
+    assert len(asked) == 2  # before Compose, and by it
+    runtime.mend(generation, generation.parts[0], recreate=["web"], start=["db"])
+    assert len(asked) == 5

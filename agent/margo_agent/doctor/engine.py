@@ -21,7 +21,7 @@ def engine(config: AgentConfig, environment: Mapping[str, str]) -> Iterator[Chec
     try:
         address = find_engine(config.engine, environment)
         socket = address.removeprefix("unix://")
-        if socket != address and os.path.exists(socket) and not os.access(socket, os.R_OK | os.W_OK):  # noqa: PTH110
+        if socket != address and os.path.exists(socket) and not os.access(socket, os.R_OK | os.W_OK):  # noqa: PTH110  (as os.access)
             yield Check("engine", "fail", f"{socket}: this user may not use it", _RIGHTS)
             return
         opened = Engine(address)

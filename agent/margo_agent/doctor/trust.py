@@ -8,7 +8,7 @@ from pathlib import Path
 
 from margo_agent.clock import Clock
 from margo_agent.config import AgentConfig
-from margo_agent.doctor.check import Check, days_left
+from margo_agent.doctor.check import Check, Status, days_left
 from margo_agent.reasons import REASONS
 from margo_agent.record import Record
 from margo_agent.report import Report
@@ -55,13 +55,15 @@ def _head_and_root(config: AgentConfig, record: Record, now: datetime) -> Iterat
     root = Root.from_bytes(data)
     left_s = (root.expires - now).total_seconds()
     todo = "" if left_s >= ROOT_SOON_S else "make and publish a newer root: margo-oci root rotate"
-    status = "fail" if left_s < 0 else "warn" if todo else "ok"
-    yield Check("root", status, f"version {root.version}: {days_left(left_s)}", todo)  # type: ignore[arg-type]
+    yield Check("root", _status(left_s, todo), f"version {root.version}: {days_left(left_s)}", todo)
     if head := last_head(record):
         left_s = (head.expires - now).total_seconds()
         todo = "" if left_s >= HEAD_SOON_S else "renew it: margo-oci head renew; if it was, somebody holds it back"
-        status = "fail" if left_s < 0 else "warn" if todo else "ok"
-        yield Check("head", status, f"version {head.version}: {days_left(left_s)}", todo)  # type: ignore[arg-type]
+        yield Check("head", _status(left_s, todo), f"version {head.version}: {days_left(left_s)}", todo)
+
+
+def _status(left_s: float, todo: str) -> Status:
+    return "fail" if left_s < 0 else "warn" if todo else "ok"
 
 
 def _certificate_files(config: AgentConfig) -> list[Path]:
