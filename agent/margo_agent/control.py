@@ -194,7 +194,8 @@ def ask(state_dir: Path, request: Mapping[str, Any], *, timeout_s: float) -> Map
         with _at(state_dir) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
             channel.settimeout(timeout_s)
             channel.connect(name)
-            channel.sendall(json.dumps(request).encode() + b"\n")
+            with suppress(ConnectionError):  # one who is not heard is told so before it has asked
+                channel.sendall(json.dumps(request).encode() + b"\n")
             with channel.makefile("rb") as stream:
                 line = stream.readline(ANSWER_LIMIT_BYTES + 1)
     except (FileNotFoundError, ConnectionRefusedError):

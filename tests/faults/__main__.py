@@ -1,19 +1,23 @@
 """The long form of the fault tests: `make soak`. Prints a table for docs/soak.md; ends with 1 if anything was lost.
 
 SOAK_KILLS    kills at random moments (500)         SOAK_CUTS    power cuts with what the disk really held (50)
-SOAK_PASSES   passes with a change each (1,000)     SOAK_SEED    the same seed, the same moments (1)
-SOAK_ENGINES  docker,podman
+SOAK_PASSES   passes of the loop (10,000)           SOAK_CHANGE_EVERY  one pass in so many has a new state (20)
+SOAK_ENGINES  docker,podman                         SOAK_SEED    the same seed, the same moments (1)
 """
 
 import os
 import random
+import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from margo_agent.control import ask
 from tests.faults.disk import Disk
 from tests.faults.story import Count, Story
 from tests.integration.site import Site
@@ -27,6 +31,7 @@ from tests.simulators.outages import EVERYTHING, PROGRAM
 LONGEST_S = 4.0
 MOMENTS_LIMIT = 400
 SAMPLES = 10
+LOOK_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Sample:
     """The loop after so many passes: resident memory, open files, size of `stateDir`."""
 
     passes: int
+    changes: int
     memory_kib: int
     files: int
     store_kib: int
@@ -56,10 +62,12 @@ def main() -> int:
             samples[name] = passes(story)
     print("\n".join(lines))
     for name, found in samples.items():
-        print(f"\n{name}: {found[-1].passes} passes with a change each\n")
-        print("| passes | memory of the loop | open files | stateDir |\n| --- | --- | --- | --- |")
+        print(
+            f"\n| passes on {name} | with a new state | memory of the loop | open files | stateDir |\n{'| --- ' * 5}|"
+        )
         for one in found:
-            print(f"| {one.passes} | {one.memory_kib / 1024:.1f} MiB | {one.files} | {one.store_kib} KiB |")
+            memory = f"{one.memory_kib / 1024:.1f} MiB"
+            print(f"| {one.passes:,} | {one.changes:,} | {memory} | {one.files} | {one.store_kib} KiB |")
     return int(bad)
 
 
@@ -113,17 +121,32 @@ def cuts(story: Story) -> None:
 
 
 def passes(story: Story) -> Sequence[Sample]:
-    """Publish states one after the other for the loop to apply; look at it now and then."""
-    count = int(os.environ.get("SOAK_PASSES", "1000"))
+    """Have the loop do pass after pass, one in so many with a new state; look at it now and then."""
+    count, every = int(os.environ.get("SOAK_PASSES", "10000")), int(os.environ.get("SOAK_CHANGE_EVERY", "20"))
+    state = story.site.folder / "state"
+    story.site.configure(clean="{after: 1m}")  # what nothing needs goes within the soak, not a day later
     samples: list[Sample] = []
-    with story.site.running_agent() as agent:
+    with story.site.running_agent() as agent, _unread(agent):
+        while ask(state, {"do": "status"}, timeout_s=LOOK_TIMEOUT_S) is None:
+            time.sleep(0.2)
         for number in range(1, count + 1):
-            story.publish()
-            _wait_until_applied(story)
+            if number % every == 0:
+                story.publish()
+            ask(state, {"do": "look", "wait": True}, timeout_s=LOOK_TIMEOUT_S)
+            if number % every == 0:
+                _wait_until_applied(story)
             if number % max(1, count // SAMPLES) == 0:
-                samples.append(_sample(number, agent.pid, story.site.folder / "state"))
+                samples.append(_sample(number, number // every, agent.pid, state))
                 print(samples[-1], flush=True)
     return samples
+
+
+@contextmanager
+def _unread(agent: subprocess.Popen[str]) -> Iterator[None]:
+    """Throw away what the loop prints, so that it never waits for us."""
+    assert agent.stdout
+    threading.Thread(target=deque, args=(agent.stdout, 0), daemon=True).start()
+    yield
 
 
 def _wait_until_applied(story: Story, limit_s: float = 120.0) -> None:
@@ -134,11 +157,11 @@ def _wait_until_applied(story: Story, limit_s: float = 120.0) -> None:
         time.sleep(0.2)
 
 
-def _sample(number: int, pid: int, state: Path) -> Sample:
+def _sample(number: int, changes: int, pid: int, state: Path) -> Sample:
     status = Path(f"/proc/{pid}/status").read_text()
     memory = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
     size = sum(file.lstat().st_blocks // 2 for file in state.rglob("*"))
-    return Sample(number, int(memory.split()[1]), len(list(Path(f"/proc/{pid}/fd").iterdir())), size)
+    return Sample(number, changes, int(memory.split()[1]), len(list(Path(f"/proc/{pid}/fd").iterdir())), size)
 
 
 def _noted(story: Story, what: str) -> None:
