@@ -62,6 +62,7 @@ package: venv ## The agent as a Debian package in dist/ (ARCH=arm64, WITH=compos
 
 docs: venv ## The documents, built into site/
 	@$(BIN)/python docs/make_commands.py
+	@$(BIN)/python docs/make_schemas.py
 	@$(BIN)/mkdocs build --strict
 
 clean: ## Remove what was built

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from margo_oci.access import Access
+    from margo_oci.application import Description, parse_description
     from margo_oci.content import Descriptor
     from margo_oci.deployment import Deployment, parse_deployment
     from margo_oci.desired_state import DesiredState, Lock, build_layer, build_state, read_layers
@@ -40,6 +41,7 @@ __all__ = [
     "ApplyError",
     "ConflictError",
     "Deployment",
+    "Description",
     "Descriptor",
     "DesiredState",
     "FileKey",
@@ -67,6 +69,7 @@ __all__ = [
     "newer_roots",
     "open_state",
     "parse_deployment",
+    "parse_description",
     "parse_reference",
     "read_head",
     "read_layers",
@@ -78,6 +81,7 @@ __all__ = [
 # Loaded when asked for: an idle device needs no cryptography, and so does not hold it in memory.
 _ROOMS = {
     "access": ("Access",),
+    "application": ("Description", "parse_description"),
     "content": ("Descriptor",),
     "deployment": ("Deployment", "parse_deployment"),
     "desired_state": ("DesiredState", "Lock", "build_layer", "build_state", "read_layers"),

@@ -64,6 +64,17 @@ async def read_image(registry: Registry, reference: Reference, platform: Platfor
     )
 
 
+def index_entries(data: bytes, what: str) -> Sequence[Mapping[str, Any]] | None:
+    """Return what an image index lists; None if `data` is no index. Raises FormatError."""
+    index = _index(data, what)
+    if index is None:
+        return None
+    listed = index["manifests"]
+    if not isinstance(listed, list) or len(listed) > INDEX_COUNT_LIMIT:
+        raise FormatError(f"{what}: a list of at most {INDEX_COUNT_LIMIT} manifests is expected")
+    return [one for one in listed if isinstance(one, dict)]
+
+
 async def _received(registry: Registry, reference: Reference) -> Received:
     received = await registry.manifest(reference)
     assert received is not None  # noqa: S101  (nothing was known before)

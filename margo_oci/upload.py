@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, BinaryIO
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from oras.container import Container
 from oras.provider import Registry as OrasRegistry
+from oras.utils import append_url_params
 
 from margo_oci.access import Access, proxy_words, remedied
 from margo_oci.answers import retry_after_s, same_host
@@ -58,6 +59,20 @@ class Uploader:
                 f"push of blob {descriptor.digest}",
             )
         return True
+
+    def has(self, reference: Reference, descriptor: Descriptor) -> bool:
+        """Tell whether the registry has a blob. Raises RegistryError."""
+        return self.oras.has(f"{self.oras.prefix}://{self._container(reference).get_blob_url(descriptor.digest)}")
+
+    def file(self, reference: Reference, descriptor: Descriptor, file: BinaryIO) -> None:
+        """Push a blob out of a file, which is not held in memory as oras does it. Raises RegistryError."""
+        container = self._container(reference)
+        begun = self.oras.do_request(f"{self.oras.prefix}://{container.upload_blob_url()}", "POST")
+        place = urljoin(f"{self.oras.prefix}://{reference.host}/", begun.headers["Location"])
+        url = append_url_params(place, {"digest": descriptor.digest})
+        headers = {"Content-Type": "application/octet-stream"}
+        body = file if descriptor.size else b""  # a file without content would be sent in chunks
+        _expect(self.oras.do_request(url, "PUT", data=body, headers=headers), f"push of blob {descriptor.digest}")
 
     def manifest(self, reference: Reference, data: bytes, media_type: str = IMAGE_MANIFEST) -> bool:
         """Push a manifest at `reference` (tag or digest); tell whether the registry listed it as a referrer.

@@ -31,10 +31,10 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML document as plain values, and the line on which each of them starts."""
+    """A YAML document as plain values, and the line and column at which each of them (or its key) starts."""
 
     value: Any
-    lines: dict[Path, int] = field(default_factory=dict)
+    marks: dict[Path, tuple[int, int]] = field(default_factory=dict)
 
     def find(self, path: Path) -> Any:
         """Return what stands at `path`; None if nothing does."""
@@ -50,21 +50,25 @@ class Document:
 
     def line(self, path: Path) -> int:
         """Return the line of `path`, or of the nearest thing around it that exists."""
-        while path not in self.lines and path:
+        return self.mark(path)[0]
+
+    def mark(self, path: Path) -> tuple[int, int]:
+        """Return line and column of `path`, or of the nearest thing around it that exists."""
+        while path not in self.marks and path:
             path = path[:-1]
-        return self.lines.get(path, 1)
+        return self.marks.get(path, (1, 1))
 
 
 def parse_yaml(data: bytes, *, what: str) -> Document:
     """Parse exactly one YAML document. Raises FormatError `what:line: …`."""
     if len(data) > DOCUMENT_LIMIT_BYTES:
         raise FormatError(f"{what}: {len(data)} bytes, at most {DOCUMENT_LIMIT_BYTES} are read")
-    lines: dict[Path, int] = {}
+    marks: dict[Path, tuple[int, int]] = {}
     try:
         text = data.decode("utf-8-sig")
         events = _significant(yaml.parse(text, Loader=_Loader), what)
         first = next(events, None)
-        value = None if first is None else _value(first, events, (), lines, what)
+        value = None if first is None else _value(first, events, (), marks, what)
         if extra := next(events, None):
             raise FormatError(f"{what}:{_line(extra)}: one document a file is expected, here starts another")
     except UnicodeDecodeError as error:
@@ -73,11 +77,15 @@ def parse_yaml(data: bytes, *, what: str) -> Document:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         raise FormatError(f"{what}:{mark.line + 1 if mark else 1}: not usable YAML: {problem}") from None
-    return Document(value, lines)
+    return Document(value, marks)
 
 
 def _line(event: yaml.Event) -> int:
     return int(event.start_mark.line) + 1 if event.start_mark else 1
+
+
+def _mark(event: yaml.Event) -> tuple[int, int]:
+    return _line(event), int(event.start_mark.column) + 1 if event.start_mark else 1
 
 
 def _significant(events: Iterator[yaml.Event], what: str) -> Iterator[yaml.Event]:
@@ -91,9 +99,11 @@ def _significant(events: Iterator[yaml.Event], what: str) -> Iterator[yaml.Event
             yield event
 
 
-def _value(event: yaml.Event, events: Iterator[yaml.Event], path: Path, lines: dict[Path, int], what: str) -> Any:
-    lines[path] = _line(event)
-    if len(lines) > NODE_LIMIT:
+def _value(
+    event: yaml.Event, events: Iterator[yaml.Event], path: Path, marks: dict[Path, tuple[int, int]], what: str
+) -> Any:
+    marks[path] = _mark(event)
+    if len(marks) > NODE_LIMIT:
         raise FormatError(f"{what}:{_line(event)}: more than {NODE_LIMIT} values")
     if len(path) > DEPTH_LIMIT:
         raise FormatError(f"{what}:{_line(event)}: nested deeper than {DEPTH_LIMIT} levels")
@@ -102,7 +112,7 @@ def _value(event: yaml.Event, events: Iterator[yaml.Event], path: Path, lines: d
     if isinstance(event, yaml.SequenceStartEvent):
         items: list[Any] = []
         while not isinstance(item := next(events), yaml.SequenceEndEvent):
-            items.append(_value(item, events, (*path, len(items)), lines, what))
+            items.append(_value(item, events, (*path, len(items)), marks, what))
         return items
     mapping: dict[str, Any] = {}
     while not isinstance(key := next(events), yaml.MappingEndEvent):
@@ -110,8 +120,8 @@ def _value(event: yaml.Event, events: Iterator[yaml.Event], path: Path, lines: d
             raise FormatError(f"{what}:{_line(key)}: a key is text")
         if key.value in mapping:
             raise FormatError(f"{what}:{_line(key)}: {key.value!r} stands twice")
-        mapping[key.value] = _value(next(events), events, (*path, key.value), lines, what)
-        lines[(*path, key.value)] = _line(key)
+        mapping[key.value] = _value(next(events), events, (*path, key.value), marks, what)
+        marks[(*path, key.value)] = _mark(key)
     return mapping
 
 

@@ -38,7 +38,7 @@ _FOR_COMPOSE = ("PATH", "HOME", "DOCKER_CONFIG", "XDG_RUNTIME_DIR")
 
 
 class Parts:
-    """The parts of one process; `environment` is its own.
+    """The parts of one process; `environment` is its own; `source` stands in for all registries.
 
     `on_stop` makes a stop that is asked for a matter of what it returns, which raises Stopped then; before it is
     called, a stop ends the process at once.
@@ -50,6 +50,7 @@ class Parts:
         environment: Mapping[str, str],
         gate: Gate,
         on_stop: Callable[[], Callable[[], None]],
+        source: Callable[[], Registry] | None = None,
     ) -> None:
         self.config = config
         self.environment = environment
@@ -59,6 +60,7 @@ class Parts:
         self.given = GivenNames(config.state_dir / "images.json")
         self.pace = Pace(config.transfer.most_bytes_s, config.transfer.least_bytes_s)
         self._on_stop = on_stop
+        self._source = source
         self._interruptions: list[Callable[[], None]] = []
 
     @functools.cached_property
@@ -73,7 +75,7 @@ class Parts:
 
     def registry(self) -> Registry:
         """Return a new reader of registries."""
-        return Registry(self.config.access, pace=self.pace)
+        return self._source() if self._source else Registry(self.config.access, pace=self.pace)
 
     @property
     def keep_free_bytes(self) -> int:

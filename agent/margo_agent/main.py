@@ -33,6 +33,7 @@ from margo_oci.errors import MargoError, explain
 if TYPE_CHECKING:
     from margo_agent.building import Parts
     from margo_agent.reconcile import Reconciler
+    from margo_oci.registry import Registry
 
 
 def main() -> None:
@@ -99,12 +100,30 @@ def once(config_file: Path, output: str, offered: Any) -> int:
       margo-agent once --config edge-17.yaml -o json
     """
     data = offered.read(MANIFEST_LIMIT_BYTES + 1) if offered else b""
-    return _alone(config_file, output, lambda config, report: _cleaned_up(config, data, report), notice=True)
+    return _alone(config_file, output, lambda config, report: _cleaned_up(parts(config), data, report), notice=True)
 
 
-def _cleaned_up(config: AgentConfig, offered: bytes, report: Report) -> Report:
+@cli.command("import")
+@config_option
+@output_option
+@click.argument("bundle", type=click.Path(exists=True, path_type=Path), metavar="SITE.tar|DIR")
+def import_command(config_file: Path, output: str, bundle: Path) -> int:
+    """Do one pass with a bundle in place of all registries: the same checks, the same way back.
+
+    \b
+    Example:
+      margo-agent import /media/stick/site.tar
+    """
+    from margo_agent.importing import import_bundle
+
+    def work(config: AgentConfig, report: Report) -> Report:
+        return import_bundle(config, bundle, report, parts, lambda built, report: _cleaned_up(built, b"", report))
+
+    return _alone(config_file, output, work, notice=True)
+
+
+def _cleaned_up(built: "Parts", offered: bytes, report: Report) -> Report:
     """Do a pass, and remove what nothing needs since it was applied. What cannot be removed now is, another day."""
-    built = parts(config)
     built.reconciler().once(report, offered=offered)
     if report.outcome == "applied":
         with suppress(MargoError, OSError):
@@ -236,12 +255,15 @@ for command in (*TELLING, *LOCAL):
     cli.add_command(command)
 
 
-def parts(config: AgentConfig) -> "Parts":
-    """Return the parts of this process, not yet built. Raises FormatError for a damaged record."""
+def parts(config: AgentConfig, source: "Callable[[], Registry] | None" = None) -> "Parts":
+    """Return the parts of this process, not yet built; `source` stands in for all registries.
+
+    Raises FormatError for a damaged record.
+    """
     from margo_agent.building import Parts
 
     record = RecordFile(config.state_dir / "record.json").load()
-    return Parts(config, os.environ, gate_of(config, record), stop_signal)
+    return Parts(config, os.environ, gate_of(config, record), stop_signal, source)
 
 
 def gate_of(config: AgentConfig, record: Record) -> Gate:

@@ -22,8 +22,11 @@ class Document:
     deployment: Deployment
 
 
-def read_deployments(folder: Path, *, allow_empty: bool = False) -> Sequence[Document]:
-    """Read every `*.yaml` of a folder. Raises FormatError with all faults of all files."""
+def read_deployments(folder: Path, *, allow_empty: bool = False, complete: bool = True) -> Sequence[Document]:
+    """Read every `*.yaml` of a folder; in a `complete` one everything is there that something depends on.
+
+    Raises FormatError with all faults of all files.
+    """
     if not folder.is_dir():
         raise FormatError(f"{folder}: a folder with ApplicationDeployments (*.yaml) is expected")
     documents: list[Document] = []
@@ -40,7 +43,7 @@ def read_deployments(folder: Path, *, allow_empty: bool = False) -> Sequence[Doc
         except OSError as error:
             faults.append(f"{file}: {error.strerror}")
     faults += _twice(documents)
-    faults += _unmet(documents)
+    faults += _unmet(documents) if complete else []
     if not files and not allow_empty:
         faults.append(
             f"{folder}: no *.yaml here: an empty state makes devices remove everything; if that is meant, --allow-empty"

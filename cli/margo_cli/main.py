@@ -3,26 +3,42 @@
 import sys
 
 import click
-from click.shell_completion import get_completion_class
 
-from margo_cli.attach import attach_command
-from margo_cli.compare import diff
-from margo_cli.head import head
-from margo_cli.keygen import keygen
-from margo_cli.login import login, logout
-from margo_cli.look import inspect, pull
-from margo_cli.push import component, push
-from margo_cli.releases import history, rollback
-from margo_cli.root import root
-from margo_cli.sign import sign, verify
-from margo_cli.status import devices, status
-from margo_cli.tree import tree_command
+from margo_cli.lazy import LazyGroup
 from margo_oci.errors import explain
 
 PROGRAM = "margo-oci"
+COMMANDS = {
+    "app": "margo_cli.app:app",
+    "attach": "margo_cli.attach:attach_command",
+    "bundle": "margo_cli.bundle:bundle",
+    "component": "margo_cli.push:component",
+    "copy": "margo_cli.copy:copy",
+    "deploy": "margo_cli.deploy:deploy",
+    "devices": "margo_cli.status:devices",
+    "diff": "margo_cli.compare:diff",
+    "head": "margo_cli.head:head",
+    "history": "margo_cli.releases:history",
+    "inspect": "margo_cli.look:inspect",
+    "keygen": "margo_cli.keygen:keygen",
+    "login": "margo_cli.login:login",
+    "logout": "margo_cli.login:logout",
+    "pull": "margo_cli.look:pull",
+    "push": "margo_cli.push:push",
+    "rollback": "margo_cli.releases:rollback",
+    "root": "margo_cli.root:root",
+    "serve": "margo_cli.serve:serve",
+    "sign": "margo_cli.sign:sign",
+    "status": "margo_cli.status:status",
+    "tree": "margo_cli.tree:tree_command",
+    "undeploy": "margo_cli.deploy:undeploy",
+    "verify": "margo_cli.sign:verify",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup, places=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="margo-oci", prog_name=PROGRAM)
 def cli() -> None:
     """Publish desired states for edge devices to plain OCI registries, signed.
@@ -50,32 +66,11 @@ def completion(shell: str) -> None:
     Example:
       margo-oci completion bash > ~/.local/share/bash-completion/completions/margo-oci
     """
+    from click.shell_completion import get_completion_class
+
     found = get_completion_class(shell)
     assert found is not None  # noqa: S101  (the choice above)
     click.echo(found(cli, {}, PROGRAM, "_MARGO_OCI_COMPLETE").source())
-
-
-for command in (
-    keygen,
-    component,
-    push,
-    sign,
-    verify,
-    attach_command,
-    tree_command,
-    inspect,
-    pull,
-    diff,
-    history,
-    rollback,
-    status,
-    devices,
-    root,
-    head,
-    login,
-    logout,
-):
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import base64
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -15,21 +15,25 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from margo_agent.outbox import Waiting
 from margo_agent.record import Accepted, Failure, Installed, Record
 from margo_oci import cosign, notary, simple_signing
+from margo_oci.apppackage import build_package
 from margo_oci.archive import Entry, pack
 from margo_oci.capabilities import Cpu, DeviceCapabilities, Peripheral
 from margo_oci.carrier import build_carrier, build_chain
 from margo_oci.cbor import Tagged, encode_cbor
-from margo_oci.content import Descriptor, canonical_json
+from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor, canonical_json
 from margo_oci.cosign_key import seal
 from margo_oci.desired_state import build_layer
 from margo_oci.device_report import BuiltReport, Contents, build_report
 from margo_oci.envelopes import PAYLOAD_TYPE
 from margo_oci.events import lines_of
 from margo_oci.keys import FileKey
-from margo_oci.manifest import build_index
+from margo_oci.layout import MARKER_DATA, index_of, tar_of
+from margo_oci.layout import NAME as REF_NAME
+from margo_oci.manifest import Manifest, build_index
 from margo_oci.package import build_component
 from tests.fuzz.targets import BETWEEN, FIXED
 from tests.unit import chains
+from tests.unit.applications import application, described
 from tests.unit.scenes import (
     DIGEST,
     ID,
@@ -40,6 +44,7 @@ from tests.unit.scenes import (
     as_yaml,
     deployment,
     document,
+    gzip_of,
     hostile,
     key,
     layer,
@@ -54,6 +59,18 @@ from tests.unit.trusted import root as trusted_root
 
 SEEDS = Path(__file__).parent / "seeds"
 NAME = "registry.example/fleet/edge-17"
+GPU = {"matchExpressions": [{"key": "/type", "operator": "In", "values": ["gpu"]}]}
+CONSTRAINTS = {
+    "capacityRequirements": {"cpu": {"cores": 1.5, "architectures": ["amd64"]}, "memory": "512Mi", "storage": "1Gi"},
+    "eligibilityRules": [
+        {"labelSelector": {"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["b"]}]}},
+        {
+            "propertySelector": {
+                "matchExpressions": [{"key": "/peripherals", "operator": "ContainsAny", "itemSelector": GPU}]
+            }
+        },
+    ],
+}
 
 
 def fixed() -> Mapping[str, bytes]:
@@ -99,6 +116,7 @@ def seeds(made: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
     )
     _, sig_image = simple_signing.signature_image(simple_signing.Signature(payload, signature))
     inline = Descriptor.of(b"{}", "application/json", {"a": "b"}, inline=True)
+    yield from layouts()
     yield from (("json", b'{"a":[1,2.5,null,true,{"b":"\\u00e4"}],"c":"d"}'), ("json", manifest.data))
     yield from (("manifest", one.data) for one in (manifest, carrier, roots, sig_image))
     yield (
@@ -197,6 +215,11 @@ def texts() -> Iterator[tuple[str, bytes]]:
     for file in sorted((VECTORS / "margo" / "valid").glob("ApplicationDeployment-*.yaml")):
         yield "deployment", file.read_bytes()
     yield "deployment", as_yaml(document(parameters={"port": parameter(80, "ENV.PORT"), "a": parameter([1, "b"], "A")}))
+    for file in sorted((VECTORS / "applications" / "valid").glob("*.yaml")):
+        yield "description", file.read_bytes()
+    yield "description", as_yaml(application("deploymentProfiles.0.deviceConstraints", CONSTRAINTS))
+    files = {"resources/icon.png": b"png", "resources/license.md": b"MIT"}
+    yield "package", build_package(described(), files).manifest.data
     yield from (("agent-config", AGENT), ("agent-config", (ROOT / "examples" / "agent.yaml").read_bytes()))
     yield from (("trust-config", AGENT), ("trust-config", TRUST), ("trust-config", HEADS))
     yield "challenge", b'Bearer realm="https://auth.example/token",service="reg.example",scope="repository:a/b:pull"'
@@ -280,6 +303,22 @@ def of_devices(report: bytes) -> Iterator[tuple[str, bytes]]:
     yield from (("device-status", STATUS.to_bytes()), ("events", lines_of(EVENTS)))
     yield from (("capabilities", CAPABILITIES.to_bytes()), ("report", report))
     yield "outbox", Waiting(events=EVENTS, dropped=1).to_bytes()
+
+
+def layouts() -> Iterator[tuple[str, bytes]]:
+    """Yield layouts of ours and of others, packed."""
+    manifest = Manifest.build("application/x", [EMPTY_CONFIG])
+    referrer = Manifest.build("application/y", [], subject=manifest.descriptor)
+    names = {
+        "registry.example/fleet/edge-17:latest": manifest,
+        f"registry.example/fleet/edge-17@{referrer.digest}": referrer,
+    }
+    entries = [replace(one.descriptor, annotations={REF_NAME: name}) for name, one in names.items()]
+    blobs = [(one.descriptor, iter([one.data])) for one in names.values()]
+    yield "image-layout", gzip_of(b"".join(tar_of(entries, [*blobs, (EMPTY_CONFIG, iter([EMPTY_JSON]))])))
+    other = member(f"blobs/sha256/{manifest.digest[7:]}", manifest.data, pax={"mtime": "1.5"})
+    index = index_of([manifest.descriptor])
+    yield "image-layout", hostile(member("./oci-layout", MARKER_DATA), member("./index.json", index), other)
 
 
 def main() -> None:

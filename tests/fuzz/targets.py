@@ -7,6 +7,7 @@ read again the same, and nothing counts as signed but what was signed (`tests/fu
 import functools
 import json
 import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from margo_agent.outbox import Outbox
 from margo_agent.record import RecordFile
 from margo_oci import notary, simple_signing
 from margo_oci.answers import next_page, retry_after_s
+from margo_oci.application import parse_description
+from margo_oci.apppackage import parse_package
 from margo_oci.archive import pack, unpack
 from margo_oci.auth import Challenge, Credentials, token_of
 from margo_oci.capabilities import parse_capabilities
@@ -25,23 +28,27 @@ from margo_oci.carrier import build_chain, parse_carrier, parse_chain
 from margo_oci.cbor import encode_cbor, parse_cbor
 from margo_oci.certificates import Chain, check_anchor, read_certificates
 from margo_oci.composefile import reads_only_the_archive
+from margo_oci.constraints import Device
 from margo_oci.content import Descriptor, canonical_json, parse_json
 from margo_oci.cosign import is_keyless, parse_bundle, parse_statement
 from margo_oci.cosign_key import open_sealed
 from margo_oci.credentials import AuthFiles
+from margo_oci.deploying import Wish, make_deployment, read_before
 from margo_oci.deployment import parse_deployment
 from margo_oci.desired_state import Lock, build_state, parse_state, read_layer
 from margo_oci.device_report import check_signed, parse_report
 from margo_oci.device_status import parse_device_status
 from margo_oci.envelopes import COSE, JWS, parse_envelope, parse_header
-from margo_oci.errors import MargoError
+from margo_oci.errors import FormatError, MargoError
 from margo_oci.events import Event, lines_of, parse_events
 from margo_oci.fleet import standing, why
 from margo_oci.freshness import SeenHead
 from margo_oci.head import build_head, parse_head, verify_head, verify_release
 from margo_oci.helper import login_of
 from margo_oci.keys import PublicKey
+from margo_oci.layout import open_layout
 from margo_oci.manifest import Manifest, build_index, parse_index
+from margo_oci.offering import Offer
 from margo_oci.package import open_archive
 from margo_oci.proxy import check_proxy
 from margo_oci.reference import parse_image, parse_reference
@@ -60,6 +67,7 @@ FIXED = Path(__file__).parent / "fixed"
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 BETWEEN = b"\n\x00\x1f\n"  # between the parts of an input that has several
 SCOPE = "plant-3/line-1/edge-17"
+DEVICE = Device({"id": "edge-17", "cpus": [{"cores": 2, "architecture": "amd64"}], "memory": "1Gi"}, {"zone": "a"})
 
 
 @dataclass(frozen=True)
@@ -331,6 +339,23 @@ def feed_archive(data: bytes) -> None:
     holds({entry.path: entry for entry in packed} == entries, "an archive is read back as it was")
 
 
+def feed_image_layout(data: bytes) -> None:
+    """Read a tar (packed here, so that its headers can be changed) as a layout, and ask it as a registry."""
+    try:
+        unpacked = zlib.decompressobj(wbits=31).decompress(data, 2**20)
+    except zlib.error:
+        raise FormatError("not packed") from None
+    layout = open_layout(on_disk("site.tar", unpacked))
+    offer = Offer(layout)
+    for entry in layout.entries[:8]:
+        told(lambda digest=entry.digest: layout.small(digest))  # type: ignore[misc]
+        for reference in offer.all_references[:8]:
+            for kind in ("manifests", "blobs", "referrers"):
+                answer = offer.answer(f"/v2/{reference.repository}/{kind}/{entry.digest}", {"range": "bytes=2-"})
+                body = b"".join(answer.pieces)
+                holds(len(body) == answer.size, "an answer is as long as it says")
+
+
 def feed_component(data: bytes) -> None:
     one = open_archive(data, what="archive")
     holds(not reads_only_the_archive([replace(e, path=f"{one.top}/{e.path}") for e in one.entries]), "rules hold")
@@ -354,6 +379,22 @@ def feed_deployment(data: bytes) -> None:
     one = parse_deployment(data, what="x.yaml")
     for component in one.components:
         one.environment(component.name)
+
+
+def feed_description(data: bytes) -> None:
+    description = parse_description(data, what="margo.yaml")
+    source = parse_reference("registry.example/apps/hello:1.0.0")
+    for profile in description.profiles:
+        profile.constraints.lacking(DEVICE)
+        wish = Wish(name="hello", scope=SCOPE, source=source, profile=profile.id)
+        with suppress(MargoError):
+            made = make_deployment(description, wish)
+            holds(make_deployment(description, wish, read_before(made, what="x.yaml")) == made, "it changes by itself")
+
+
+def feed_package(data: bytes) -> None:
+    package = parse_package(Manifest.from_bytes(data, what="package"), what="package")
+    holds(all(".." not in path.split("/") and not path.startswith("/") for path in package.files), "a path leads out")
 
 
 def feed_config(data: bytes) -> None:
@@ -478,11 +519,14 @@ TARGETS: Sequence[Target] = (
     Target("report", feed_report, "json", _JSON),
     Target("outbox", feed_outbox, "text", (*_JSON, b"\n", b'"number":'), share=0.2),  # kept durably each time
     Target("archive", feed_archive, "tar"),
+    Target("image-layout", feed_image_layout, "tar", _JSON, share=0.3),  # written to a disk each time
     Target("component", feed_component, "tar", _YAML),
     Target("layer", feed_layer, "tar", _YAML),
     Target("compose-tree", feed_tree, "text", _YAML),
     Target("yaml", feed_yaml, "text", _YAML),
     Target("deployment", feed_deployment, "text", _YAML),
+    Target("description", feed_description, "text", (*_YAML, b"regexMatch: ", b"x-a-extensions: {}", b"ENV.", b"1Gi")),
+    Target("package", feed_package, "json", _JSON),
     Target("agent-config", feed_config, "text", (*_YAML, *_URL)),
     Target("trust-config", feed_trust_config, "text", _YAML),
     Target("challenge", feed_challenge, "text", _HEADER),

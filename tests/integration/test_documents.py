@@ -27,7 +27,6 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMMANDS = ROOT / "docs" / "reference" / "commands.md"
 WRITTEN_HOST = "127.0.0.1:5000"  # the registry as documents and examples name it
-HELLO = "3f1f9a52-6a0c-4c6e-9d0e-2b6f0c1d7a01"
 ANYTHING = "…"
 MARK = "--- ended with"
 STORY_LIMIT_S = 180
@@ -134,7 +133,7 @@ def copy_examples(folder: Path, local: Callable[[str], str]) -> None:
 def take_down(engine: Engine) -> None:
     """Remove what a document left running: its port is needed again."""
     with closing(docker.DockerClient(base_url=engine.docker_host)) as client:
-        for container in client.containers.list(all=True, filters={"label": f"org.margo.deployment={HELLO}"}):
+        for container in client.containers.list(all=True, filters={"label": "org.margo.deployment"}):
             container.remove(force=True, v=True)
 
 
@@ -202,6 +201,12 @@ def test_components_are_as_written(shell: Shell) -> None:
     shell.follow("docs/components.md")
 
 
+def test_the_way_of_a_vendor_is_as_written(shell: Shell) -> None:
+    (shell.folder / "agent.yaml").write_text(shell.local(AGENT))
+    shell.prepare("cp examples/components/hello/compose.yaml .")
+    shell.follow("docs/vendors.md")
+
+
 def test_signing_and_attaching_are_as_written(shell: Shell) -> None:
     keys = [f"margo-oci keygen --name {name} --no-password" for name in ("vendor", "second", "hsm", "sbom")]
     push = f"margo-oci component push examples/components/hello {shell.host}/components/hello:1.0.0 --plain-http"
@@ -233,7 +238,7 @@ def test_every_block_that_is_marked_is_run() -> None:
         str(file.relative_to(ROOT)) for file in DOCUMENTS if re.search("^<!-- run", file.read_text(), re.MULTILINE)
     }
     assert marked == {"README.md", "docs/components.md", "docs/device.md", "docs/heads.md", "docs/publishing.md",
-                      "docs/signing.md"}  # fmt: skip
+                      "docs/signing.md", "docs/vendors.md"}  # fmt: skip
     for document in marked:
         text = (ROOT / document).read_text()
         assert len(runnable_blocks(ROOT / document)) == text.count("<!-- run"), f"{document}: a mark without its block"
@@ -321,7 +326,7 @@ def named_commands(text: str) -> Iterator[tuple[str, list[str]]]:
     code = re.findall(r"`([^`\n]+)`|^(?:\$ | {4,})(.*)$", text, re.MULTILINE)
     for line in (inline or shown for inline, shown in code):
         for program, words in re.findall(r"\b(margo-oci|margo-agent)((?: [^ |&;`#]+)+)", line):
-            names = re.match(r"(?: (?:component|root|head))? [a-z]+(?= |$)", words)
+            names = re.match(r"(?: (?:app|component|root|head))? [a-z]+(?= |$)", words)
             if names:
                 yield program + names[0], re.findall(r" (--[a-z-]+)", words)
 

@@ -1,5 +1,7 @@
 """The way of pushing that needs no wire: an `Uploader` that puts things into the simulated registry."""
 
+from typing import BinaryIO
+
 from margo_oci.content import Descriptor
 from margo_oci.errors import RegistryError
 from margo_oci.manifest import IMAGE_MANIFEST
@@ -21,6 +23,15 @@ class SimulatedUploader(Uploader):
             return False
         self.sim.put_blob(reference.repository, data)
         return True
+
+    def has(self, reference: Reference, descriptor: Descriptor) -> bool:
+        """Tell whether a blob is there."""
+        place = self.sim.repositories.get(reference.repository)
+        return bool(place and descriptor.digest in place.blobs)
+
+    def file(self, reference: Reference, descriptor: Descriptor, file: BinaryIO) -> None:
+        """Put a blob out of a file."""
+        self.sim.put_blob(reference.repository, file.read())
 
     def manifest(self, reference: Reference, data: bytes, media_type: str = IMAGE_MANIFEST) -> bool:
         """Put a manifest; tell whether it was listed as a referrer."""

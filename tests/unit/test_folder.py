@@ -60,6 +60,15 @@ def test_the_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_folder_may_lack_what_is_about_to_be_deployed(tmp_path: Path) -> None:
+    raw = document()
+    raw["metadata"]["annotations"] = {"org.margo.oci.dependsOn": "database"}
+    (tmp_path / "a.yaml").write_bytes(as_yaml(raw))
+    assert len(read_deployments(tmp_path, complete=False)) == 1
+    with pytest.raises(FormatError, match="database"):
+        read_deployments(tmp_path)
+
+
 def test_an_empty_folder_must_be_meant(tmp_path: Path) -> None:
     with pytest.raises(
         FormatError, match="an empty state makes devices remove everything; if that is meant, --allow-empty"

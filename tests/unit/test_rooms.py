@@ -23,6 +23,7 @@ LEVELS = (
         "leash",
         "tarheaders",
         "yamldoc",
+        "yamltext",
         "algorithms",
         "cbor",
         "subjects",
@@ -33,16 +34,19 @@ LEVELS = (
     },
     {"archive", "yamltree"},
     {"reference", "manifest", "deployment", "cosign_key", "auth", "store", "answers", "proxy", "host_certificates"},
-    {"keys", "envelopes", "trustpolicy", "composefile", "access", "helper", "freshness"},
-    {"certificates", "signers", "simple_signing", "tuf", "grants", "mirrors", "jsonfields"},
+    {"faults", "layout", "keys", "envelopes", "trustpolicy", "composefile", "access", "helper", "freshness"},
+    {"certificates", "signers", "simple_signing", "tuf", "grants", "mirrors", "jsonfields", "settings"},
     {"desired_state", "package", "cosign", "notary", "truststore", "root", "status", "events", "capabilities"},
-    {"device_status", "device_report"},
+    {"device_status", "device_report", "constraints"},
+    {"application"},
+    {"apppackage", "deploying"},
     {"fleet", "signatures", "carrier", "keyless_check", "attestation", "compose", "registry", "upload", "credentials"},
     {"trust"},
     {"images", "transfer", "head", "trustconfig"},
-    {"component", "signing", "keyless", "keyless_sign", "reports"},
+    {"applications", "component", "signing", "keyless", "keyless_sign", "reports"},
     {"lock", "publish", "heads", "attest", "judging"},
-    {"ceremony", "issue", "tree"},
+    {"ceremony", "issue", "tree", "closure", "offering"},
+    {"bundle", "layout_registry", "serving", "copying"},
     {"__init__"},
 )
 
@@ -57,6 +61,13 @@ PURE = (
     "margo_oci.composefile",
     "margo_oci.dependencies",
     "margo_oci.deployment",
+    "margo_oci.faults",
+    "margo_oci.settings",
+    "margo_oci.constraints",
+    "margo_oci.application",
+    "margo_oci.apppackage",
+    "margo_oci.deploying",
+    "margo_oci.yamltext",
     "margo_oci.desired_state",
     "margo_oci.package",
     "margo_oci.algorithms",
@@ -278,6 +289,16 @@ def test_x_509_is_held_by_nobody_who_trusts_no_notary() -> None:
     code = (
         "import sys, margo_oci.trust, margo_oci.notary, margo_oci.trustpolicy, margo_oci.truststore, margo_oci.cosign\n"
         "heavy = {'cryptography.x509', 'margo_oci.certificates', 'margo_oci.cosign_key', 'nacl'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_checking_a_description_loads_neither_network_nor_cryptography() -> None:
+    code = (
+        "import sys, margo_cli.main, margo_cli.app, margo_cli.validate\n"
+        "heavy = {'cryptography', 'httpx2', 'oras', 'requests', 'rich', 'asyncio', 'margo_cli.session', 'sigstore'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,168 @@
+"""`margo-oci app init`: a package, a component and an example state to begin with."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from margo_oci.application import parse_description
+from margo_oci.deploying import Wish, make_deployment
+from margo_oci.deployment import APPLICATION_ID, COMPONENT_NAME, REVISION, STEERING
+from margo_oci.errors import FormatError
+from margo_oci.reference import parse_reference
+from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
+from margo_oci.yamltext import write_yaml
+
+_SAMPLE = """\
+# One service. GREETING and PORT are parameters of the application.
+services:
+  web:
+    image: {image}
+    environment:
+      GREETING: ${{GREETING:-Hello}}
+    ports: ["${{PORT:-8080}}:80"]
+    restart: unless-stopped
+    stop_grace_period: 2s
+"""
+_VARIABLE = re.compile(r"(?<!\$)(?:\$\$)*\$\{([A-Za-z_][A-Za-z0-9_]*)(?::?[-?+]([^}$]*))?\}")
+_DEFAULT = re.compile(r"(?<!\$)(?:\$\$)*\$\{([A-Za-z_][A-Za-z0-9_]*):?-([^}$]*)\}")
+_README = "# {name}\n\nWhat {name} does, for people who choose from a catalog.\n"
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--name", prompt="Name of the application", help="What people call it.")
+@click.option("--vendor", prompt="Who makes it", help="The organization in the catalog.")
+@click.option("--repository", prompt="Registry and path for its artifacts", metavar="HOST/PATH",
+              help="Its component goes to HOST/PATH/components/…, the package to HOST/PATH/apps/….")  # fmt: skip
+@click.option("--compose", "compose_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="An existing compose file; its variables become parameters. [a small example]")  # fmt: skip
+@click.option("--image", default="docker.io/library/nginx:1.29", show_default=True, help="Image of the small example.")
+@click.option("--id", "app_id", default="", help="Margo's id of the application. [from the name]")
+@click.option("--version", "app_version", default="1.0.0", show_default=True, help="Version to begin with.")
+@click.option("--older", is_flag=True, help="The shape with apiVersion and kind, for managers that want it.")
+def init(
+    folder: Path,
+    name: str,
+    vendor: str,
+    repository: str,
+    compose_file: Path | None,
+    image: str,
+    app_id: str,
+    app_version: str,
+    older: bool,
+) -> None:
+    """Write an application package into DIR: margo.yaml, its component, and an example state. Nothing is overwritten.
+
+    What is not given is asked for.
+
+    \b
+    Example:
+      margo-oci app init hello --name Hello --vendor "Example Ltd" --repository registry.example --compose compose.yaml
+    """
+    component = _slug(name)
+    app_id = app_id or component
+    _check(app_id, component, repository, app_version)
+    compose = _read(compose_file) if compose_file else _SAMPLE.format(image=image)
+    source = f"{repository.removeprefix('oci://').rstrip('/')}"
+    raw = _description(name, vendor, app_id, app_version, component, f"oci://{source}/components/{component}", compose)
+    header = {"apiVersion": "margo.org/v1-alpha1", "kind": "ApplicationDescription"} if older else {}
+    description = write_yaml({**header, **raw})
+    parsed = parse_description(description, what="margo.yaml")
+    wish = Wish(name=component, scope="example", source=parse_reference(f"{source}/apps/{component}:{app_version}"))
+    files = {
+        "margo.yaml": description,
+        "resources/description.md": _README.format(name=name).encode(),
+        f"{component}/compose.yaml": compose.encode(),
+        f"states/example/{component}.yaml": make_deployment(parsed, wish),
+    }
+    _write(folder, files)
+    click.echo("\n".join(str(folder / path) for path in files))
+    click.echo(
+        f"next: margo-oci app validate {folder}\n"
+        f"      margo-oci component push {folder / component} {source}/components/{component}:{app_version}\n"
+        f"      margo-oci app push {folder} {source}/apps/{component}",
+        err=True,
+    )
+
+
+def _check(app_id: str, component: str, repository: str, version: str) -> None:
+    if not COMPONENT_NAME.fullmatch(component):
+        raise FormatError("--name: at least one letter or digit (a-z, 0-9) is expected in it, at most 63")
+    if not APPLICATION_ID.fullmatch(app_id):
+        raise FormatError(f"--id {app_id!r:.80}: 1 to 200 of a-z, 0-9 and - are expected")
+    if not REVISION.fullmatch(version):
+        raise FormatError(f"--version {version!r:.80}: SemVer 2.0 without v, with _ for +, is expected, as in 1.4.0")
+    parse_reference(f"{repository.removeprefix('oci://').rstrip('/')}/components/{component}")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-")
+
+
+def _read(file: Path) -> str:
+    try:
+        data = file.read_bytes()[: DOCUMENT_LIMIT_BYTES + 1]
+        return data.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{file}: {error.strerror if isinstance(error, OSError) else 'not UTF-8'}") from None
+
+
+def _description(
+    name: str, vendor: str, app_id: str, version: str, component: str, repository: str, compose: str
+) -> dict[str, Any]:
+    found = variables(compose)
+    called = {one: _parameter(one) for one in found}
+    if len(set(called.values())) < len(called):
+        called = {one: one for one in found}
+    parameters = {
+        called[variable]: {
+            **({"value": default} if default else {}),
+            "targets": [{"pointer": variable, "components": [component]}],
+        }
+        for variable, default in found.items()
+    }
+    settings = [
+        {"parameter": name, "name": one.replace("_", " ").capitalize(), "schema": "anyText"}
+        for one, name in called.items()
+    ]
+    configuration = {
+        "sections": [{"name": "General", "settings": settings}],
+        "schema": [{"name": "anyText", "dataType": "string", "allowEmpty": True}],
+    }
+    profile = {
+        "type": "compose",
+        "id": f"{component}-compose",
+        "components": [{"name": component, "properties": {"repository": repository, "revision": version}}],
+    }
+    catalog = {"application": {"descriptionFile": "resources/description.md"}, "organization": [{"name": vendor}]}
+    return {
+        "id": app_id,
+        "metadata": {"name": name, "version": version, "catalog": catalog},
+        "deploymentProfiles": [profile],
+        **({"parameters": parameters, "configuration": configuration} if found else {}),
+    }
+
+
+def variables(compose: str) -> Mapping[str, str]:
+    """Return the variables a compose file uses, with their defaults; those that steer Compose itself are left out."""
+    lines = [line for line in compose.splitlines() if not line.lstrip().startswith("#")]
+    names = dict.fromkeys(found[1] for line in lines for found in _VARIABLE.finditer(line))
+    defaults = {found[1]: found[2] for line in lines for found in _DEFAULT.finditer(line)}
+    return {name: defaults.get(name, "") for name in names if not STEERING.fullmatch(name)}
+
+
+def _parameter(variable: str) -> str:
+    """Return the name of a parameter: `POLL_FREQUENCY` becomes `pollFrequency`."""
+    first, *rest = [part for part in variable.lower().split("_") if part] or [variable]
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    if taken := [folder / path for path in files if (folder / path).exists()]:
+        raise FormatError(*(f"{file} is there: nothing was written" for file in taken))
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)

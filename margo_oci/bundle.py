@@ -1,0 +1,130 @@
+"""A closure on its way into a layout: blobs fetched side by side and resumed, then a folder or a tar (format 13.4)."""
+
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from margo_oci.closure import Closure, Node
+from margo_oci.content import SIGNATURE_LIMIT_BYTES, Descriptor
+from margo_oci.desired_state import DesiredState
+from margo_oci.errors import FormatError
+from margo_oci.images import LAYER_LIMIT_BYTES
+from margo_oci.layout import NAME, Layout, frame, tar_of
+from margo_oci.reference import Reference
+from margo_oci.registry import Registry
+from margo_oci.store import Store, remove_folder
+from margo_oci.transfer import pull_blob, side_by_side
+
+FETCHES_AT_ONCE = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What goes into a bundle: manifests, and the blobs that none of the `bases` has, each with where it is."""
+
+    nodes: Sequence[Node]
+    blobs: Sequence[tuple[Reference, Descriptor]]
+    states: Sequence[DesiredState] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes of content it is."""
+        return sum(len(node.data) for node in self.nodes) + sum(blob.size for _, blob in self.blobs)
+
+    @property
+    def entries(self) -> Sequence[Descriptor]:
+        """What the layout's index lists."""
+        return [entry for node in self.nodes for entry in node.entries()]
+
+
+def plan_bundle(closure: Closure, bases: Sequence[Layout] = ()) -> Plan:
+    """Return what of a closure is to be carried, if `bases` are where it goes already (format 13.7)."""
+    nodes = [node for node in closure.nodes.values() if node.travels or not _has(bases, node)]
+    blobs: dict[str, tuple[Reference, Descriptor]] = {}
+    for node in nodes:
+        judged = node.travels and node.kind in ("signature", "head")
+        for blob in node.blobs:
+            if (judged and blob.size <= SIGNATURE_LIMIT_BYTES) or not is_in(bases, blob.digest):
+                blobs.setdefault(blob.digest, (node.reference, blob))
+    digests = {node.descriptor.digest for node in nodes}
+    return Plan(
+        nodes=sorted(nodes, key=lambda node: node.descriptor.digest),
+        blobs=[blobs[digest] for digest in sorted(blobs.keys() - digests)],
+        states=closure.states,
+    )
+
+
+def is_in(bases: Sequence[Layout], digest: str) -> bool:
+    """Tell whether one of `bases` has a blob."""
+    return any(base.size_bytes(digest) is not None for base in bases)
+
+
+def _has(bases: Sequence[Layout], node: Node) -> bool:
+    """Tell whether a base has a manifest under all its names."""
+    digest = node.descriptor.digest
+    names = {entry.annotations.get(NAME, "") for base in bases for entry in base.entries
+             if entry.digest == digest}  # fmt: skip
+    return node.names <= names and is_in(bases, digest)
+
+
+async def write_bundle(
+    registry: Registry, plan: Plan, output: Path, *, progress: Callable[[Descriptor], None] = lambda _: None
+) -> int:
+    """Fetch what is missing, and write the layout; return its size in bytes.
+
+    Every byte is held against its digest before it is written. What a cut-off attempt left is gone on from: for a tar
+    it lies in the folder `<output>.part`. Raises RegistryError, TrustError.
+    """
+    is_tar = output.suffix == ".tar"
+    if not is_tar and output.suffix in (".gz", ".tgz", ".zst"):
+        raise FormatError(f"{output}: a bundle is a folder or a .tar: what is in it is compressed already")
+    place = output.with_name(f"{output.name}.part") if is_tar else output
+    store = Store(place)
+    for node in plan.nodes:
+        if not store.has(node.descriptor):
+            store.add(node.descriptor, node.data)
+
+    async def fetch(at: Reference, blob: Descriptor) -> None:
+        if not store.has(blob) and blob.data is not None:
+            store.add(blob, blob.data)
+        elif not store.has(blob):
+            await pull_blob(registry, at, blob, store, limit_bytes=LAYER_LIMIT_BYTES)
+        progress(blob)
+
+    await side_by_side([fetch(at, blob) for at, blob in plan.blobs], at_once=FETCHES_AT_ONCE)
+    if is_tar:
+        _write_tar(plan, store, output)
+        remove_folder(place)
+        return output.stat().st_size
+    frame(output, plan.entries)
+    if store.ingest.is_dir() and not any(store.ingest.iterdir()):
+        store.ingest.rmdir()
+    return plan.size_bytes
+
+
+def _write_tar(plan: Plan, store: Store, output: Path) -> None:
+    descriptors = {node.descriptor.digest: node.descriptor for node in plan.nodes}
+    descriptors |= {blob.digest: blob for _, blob in plan.blobs}
+    pieces = ((one, _last_pieces(store, one)) for _, one in sorted(descriptors.items()))
+    beside = output.with_name(f".{output.name}.new")
+    with beside.open("wb") as file:
+        for piece in tar_of(plan.entries, pieces):
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(output)
+
+
+def _last_pieces(store: Store, descriptor: Descriptor) -> Iterator[bytes]:
+    """Yield a blob, checked, and drop it: of what is in the tar no second copy takes room."""
+    yield from store.pieces(descriptor)
+    store.drop(descriptor)
+
+
+def kinds(nodes: Collection[Node]) -> dict[str, int]:
+    """Return how many nodes there are of each kind."""
+    found: dict[str, int] = {}
+    for node in nodes:
+        found[node.kind] = found.get(node.kind, 0) + 1
+    return dict(sorted(found.items()))

@@ -1,0 +1,199 @@
+"""What a state leads to, found in a simulated registry, and what of it is carried."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from margo_agent.importing import missing_words, source_in
+from margo_oci.access import Access
+from margo_oci.bundle import Plan, is_in, plan_bundle, write_bundle
+from margo_oci.closure import Closure
+from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor, digest_of
+from margo_oci.desired_state import Lock, build_layer, build_state
+from margo_oci.errors import FormatError, TrustError
+from margo_oci.layout import NAME, Layout, open_layout
+from margo_oci.manifest import IMAGE_INDEX, IMAGE_MANIFEST, Manifest, build_index
+from margo_oci.offering import Offer
+from margo_oci.platforms import Platform
+from margo_oci.reference import Reference, parse_reference
+from margo_oci.registry import Registry
+from tests.simulators.registry import SimulatedRegistry
+from tests.unit.scenes import deployment, parameter
+
+STATE = parse_reference("registry.example/fleet/edge-17:latest")
+COMPONENT = "oci://registry.example/components/hello:1.0.0"
+IMAGE = "registry.example/web:1"
+
+
+def put(sim: SimulatedRegistry, repository: str, target: str, manifest: Manifest, *blobs: bytes) -> str:
+    for blob in (EMPTY_JSON, *blobs):
+        sim.put_blob(repository, blob)
+    sim.put_manifest(repository, target or manifest.digest, manifest.data)
+    return manifest.digest
+
+
+def image(sim: SimulatedRegistry, *architectures: str) -> str:
+    """Put an image for each architecture, and the index of them; return its digest."""
+    listed = []
+    for name in architectures:
+        layer = f"layer for {name}".encode()
+        manifest = Manifest.build("application/vnd.example.image+json", [Descriptor.of(layer, "application/x.layer")])
+        put(sim, "web", "", manifest, layer)
+        listed.append(manifest.descriptor.to_dict() | {"platform": {"os": "linux", "architecture": name}})
+    index = json.dumps({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": listed}).encode()
+    sim.put_manifest("web", "1", index)
+    return digest_of(index)
+
+
+def publish(sim: SimulatedRegistry, greeting: str = "hello", counter: int = 1, *, locked: bool = True,
+            scope: str = "edge-17") -> str:  # fmt: skip
+    """Put a component, its image, and a state that locks them; all signed in some way."""
+    archive = b"an archive"
+    component = Manifest.build(
+        "application/vnd.org.margo.component.compose+json", [Descriptor.of(archive, "application/x")]
+    )
+    put(sim, "components/hello", "1.0.0", component, archive)
+    lock = Lock({COMPONENT: component.digest}, {IMAGE: image(sim, "amd64", "arm64")})
+    layer = build_layer(deployment(parameters={"greeting": parameter(greeting, "GREETING")}), lock if locked else None)
+    state = build_state([layer.descriptor], counter=counter, scope=scope).manifest
+    repository = f"fleet/{scope}"
+    put(sim, repository, "latest", state, layer.data)
+    put(sim, repository, f"latest-counter-{counter}", state)
+    put(sim, repository, "latest-head", Manifest.build("application/vnd.org.margo.oci.head.v1+json", []))
+    put(sim, repository, "trust", Manifest.build("application/vnd.org.margo.oci.trust.v1+json", []))
+    put(sim, repository, state.digest.replace(":", "-") + ".sig", Manifest.build("application/x.simple", []))
+    signature = Manifest.build("application/x.signature", [], subject=state.descriptor)
+    put(sim, repository, "", signature)
+    if not sim.referrers_api:
+        fallback = build_index([signature.descriptor])
+        sim.put_manifest(repository, state.digest.replace(":", "-"), fallback)
+    return state.digest
+
+
+def closed(
+    sim: SimulatedRegistry, *references: Reference, platforms: Sequence[Platform] = (), known: Sequence[Layout] = ()
+) -> Closure:
+    async def work() -> Closure:
+        async with Registry(lambda _: Access(), transport_for=lambda _: sim.transport) as registry:
+            closure = Closure(registry, platforms, is_known=lambda digest: is_in(known, digest))
+            for reference in references or (STATE,):
+                await closure.take(reference)
+            return closure
+
+    return asyncio.run(work())
+
+
+def written(sim: SimulatedRegistry, plan: Plan, output: Path) -> Path:
+    async def work() -> None:
+        async with Registry(lambda _: Access(), transport_for=lambda _: sim.transport) as registry:
+            await write_bundle(registry, plan, output)
+
+    asyncio.run(work())
+    return output
+
+
+@pytest.fixture(params=[False, True], ids=["by the tag", "by the API"])
+def sim(request: pytest.FixtureRequest) -> SimulatedRegistry:
+    return SimulatedRegistry(referrers_api=request.param)
+
+
+def test_13_6_a_state_leads_to_everything_that_a_device_asks_for(sim: SimulatedRegistry) -> None:
+    digest = publish(sim)
+    closure = closed(sim)
+    names = {name for node in closure.nodes.values() for name in node.names}
+    beside = str(STATE).removesuffix("latest") + digest.replace(":", "-")
+    assert {str(STATE), f"{STATE}-counter-1", f"{STATE}-head", str(STATE.at("trust")), f"{beside}.sig",
+            "registry.example/components/hello:1.0.0", IMAGE} <= names  # fmt: skip
+    kinds = sorted(node.kind for node in closure.nodes.values() if node.kind != "signature")
+    assert kinds == ["component", "head", "image", "image", "image", "roots", "state"]
+    assert any(node.subject == digest for node in closure.nodes.values())
+
+
+def test_13_6_of_an_index_only_the_wanted_platforms_are_taken(sim: SimulatedRegistry) -> None:
+    publish(sim)
+    closure = closed(sim, platforms=[Platform.of("arm64")])
+    (below,) = [node for node in closure.nodes.values() if node.below]
+    assert below.blobs[-1].digest == digest_of(b"layer for arm64")
+    with pytest.raises(FormatError, match="no image for linux/riscv64"):
+        closed(sim, platforms=[Platform.of("riscv64")])
+
+
+def test_13_6_a_state_with_something_unlocked_is_not_bundled(sim: SimulatedRegistry) -> None:
+    publish(sim, locked=False)
+    with pytest.raises(FormatError, match="has no lock"):
+        closed(sim)
+
+
+def test_13_6_every_name_is_listed_once_and_what_an_index_lists_is_not(sim: SimulatedRegistry, tmp_path: Path) -> None:
+    publish(sim)
+    layout = open_layout(written(sim, plan_bundle(closed(sim)), tmp_path / "site"))
+    names = [entry.annotations[NAME] for entry in layout.entries]
+    assert len(names) == len(set(names))
+    assert names.count(IMAGE) == 1
+    assert not any(layout.size_bytes(entry.digest) is None for entry in layout.entries)
+    for layer in ("amd64", "arm64"):
+        assert layout.small(digest_of(f"layer for {layer}".encode())) is not None
+
+
+def test_13_7_what_is_new_is_a_state_and_what_is_small(sim: SimulatedRegistry, tmp_path: Path) -> None:
+    publish(sim)
+    base = open_layout(written(sim, plan_bundle(closed(sim)), tmp_path / "site.tar"))
+    digest = publish(sim, "goodbye", 2)
+    plan = plan_bundle(closed(sim, known=[base]), [base])
+    assert {node.kind for node in plan.nodes} <= {"state", "signature", "component", "head", "roots"}
+    assert digest in {node.descriptor.digest for node in plan.nodes}
+    assert "component" in {node.kind for node in plan.nodes}
+    carried = {blob.digest for _, blob in plan.blobs}
+    assert digest_of(b"an archive") not in carried
+    assert not {digest_of(f"layer for {name}".encode()) for name in ("amd64", "arm64")} & carried
+
+
+def test_13_7_a_deployment_that_did_not_change_leads_to_nothing_new(sim: SimulatedRegistry, tmp_path: Path) -> None:
+    publish(sim)
+    base = open_layout(written(sim, plan_bundle(closed(sim)), tmp_path / "site.tar"))
+    publish(sim, counter=2)
+    plan = plan_bundle(closed(sim, known=[base]), [base])
+    assert "component" not in {node.kind for node in plan.nodes}
+
+
+def test_13_4_a_wrong_byte_from_the_registry_gets_into_no_bundle(sim: SimulatedRegistry, tmp_path: Path) -> None:
+    publish(sim)
+    sim.blobs[digest_of(b"an archive")] = b"an 4rchive"
+    with pytest.raises(TrustError, match="tampered content") as refused:
+        written(sim, plan_bundle(closed(sim)), tmp_path / "site.tar")
+    assert refused.value.reason == "digest-mismatch"
+    assert not (tmp_path / "site.tar").exists()
+    with pytest.raises(FormatError, match=r"a folder or a \.tar"):
+        written(sim, plan_bundle(closed(sim)), tmp_path / "site.tar.gz")
+
+
+def test_13_5_of_several_scopes_a_device_finds_its_own(tmp_path: Path) -> None:
+    sim = SimulatedRegistry()
+    publish(sim)
+    publish(sim, scope="edge-18")
+    other = parse_reference("registry.example/fleet/edge-18:latest")
+    offer = Offer(open_layout(written(sim, plan_bundle(closed(sim, STATE, other)), tmp_path / "site")))
+    assert source_in(offer, STATE, ["edge-17"]) == STATE
+    elsewhere = parse_reference("mirror.plant/other/name:stable")
+    assert source_in(offer, elsewhere, ["edge-18"]) == other
+    with pytest.raises(FormatError, match=r"nothing for this device.* it has states for edge-17, edge-18"):
+        source_in(offer, elsewhere, ["edge-19"])
+    with pytest.raises(FormatError, match="several states are for this device"):
+        source_in(offer, elsewhere, ["edge-17", "edge-18"])
+
+
+def test_13_7_what_is_missing_is_counted_and_named() -> None:
+    words = missing_words(Path("news.tar"), [f"sha256:{number:064}" for number in range(22)], "the cause")
+    assert words.startswith("news.tar: 22 that are neither in this bundle nor on this device: sha256:0")
+    assert "and 2 more" in words
+    assert "import the earlier bundle first" in words
+
+
+def test_the_empty_config_comes_along(sim: SimulatedRegistry, tmp_path: Path) -> None:
+    publish(sim)
+    layout = open_layout(written(sim, plan_bundle(closed(sim)), tmp_path / "site.tar"))
+    assert layout.small(EMPTY_CONFIG.digest) == EMPTY_JSON
+    assert all(entry.media_type in (IMAGE_MANIFEST, IMAGE_INDEX) for entry in layout.entries)

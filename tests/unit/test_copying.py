@@ -1,0 +1,104 @@
+"""Copies between simulated registries: whole, once, and in an order that never shows half of it."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from margo_oci.access import Access
+from margo_oci.closure import Closure
+from margo_oci.content import EMPTY_JSON, Descriptor, digest_of
+from margo_oci.copying import Copied, Copier, below, renamed
+from margo_oci.errors import TrustError
+from margo_oci.manifest import Manifest
+from margo_oci.reference import Reference, parse_reference
+from margo_oci.registry import Registry
+from margo_oci.store import Store
+from margo_oci.transfer import referrers
+from tests.simulators.registry import SimulatedRegistry
+from tests.simulators.uploader import SimulatedUploader
+
+SOURCE = parse_reference("registry.example/images/web:1.0")
+TO = parse_reference("registry.plant/copied/web:stable")
+LAYER = b"a layer"
+IMAGE = Manifest.build("application/x.image", [Descriptor.of(LAYER, "application/x.layer")])
+SIGNATURE = Manifest.build("application/x.signature", [], {"by": "somebody"}, subject=IMAGE.descriptor)
+OVER_IT = Manifest.build("application/x.timestamp", [], subject=SIGNATURE.descriptor)
+SIG_TAG = IMAGE.digest.replace(":", "-") + ".sig"
+
+
+def source() -> SimulatedRegistry:
+    """A registry with an image, its signature, what is over that, and a signature under a tag."""
+    sim = SimulatedRegistry(referrers_api=True)
+    for blob in (EMPTY_JSON, LAYER):
+        sim.put_blob("images/web", blob)
+    sim.put_manifest("images/web", "1.0", IMAGE.data)
+    sim.put_manifest("images/web", SIG_TAG, Manifest.build("application/x.simple", []).data)
+    for one in (SIGNATURE, OVER_IT):
+        sim.put_manifest("images/web", one.digest, one.data)
+    return sim
+
+
+def copied(sim: SimulatedRegistry, to: SimulatedRegistry, store: Path, at: Callable[[Reference], Reference]) -> Copied:
+    async def work() -> Copied:
+        async with door(sim) as registry, door(to) as destination:
+            closure = Closure(registry)
+            await closure.artifact(SOURCE)
+            copier = Copier(
+                source=registry, destination=destination, uploader=SimulatedUploader(to), store=Store(store), to=at
+            )
+            return await copier.copy(list(closure.nodes.values()))
+
+    return asyncio.run(work())
+
+
+def door(sim: SimulatedRegistry) -> Registry:
+    return Registry(lambda _: Access(), transport_for=lambda _: sim.transport)
+
+
+def referring(sim: SimulatedRegistry, digest: str) -> list[str]:
+    async def work() -> list[str]:
+        async with door(sim) as registry:
+            return [one.digest for one in await referrers(registry, TO, digest)]
+
+    return asyncio.run(work())
+
+
+@pytest.mark.parametrize("api", [False, True], ids=["by the tag", "by the API"])
+def test_13_9_what_refers_to_a_copy_is_found_there_too(tmp_path: Path, api: bool) -> None:
+    to = SimulatedRegistry(host="registry.plant", referrers_api=api)
+    copied(source(), to, tmp_path, renamed(SOURCE, TO))
+    assert referring(to, IMAGE.digest) == [SIGNATURE.digest]
+    assert referring(to, SIGNATURE.digest) == [OVER_IT.digest]
+    tags = to.repositories["copied/web"].tags
+    assert tags["stable"] == IMAGE.digest
+    assert SIG_TAG in tags
+    assert "1.0" not in tags
+
+
+def test_13_9_what_is_there_is_not_sent_again_and_nothing_is_kept(tmp_path: Path) -> None:
+    sim, to = source(), SimulatedRegistry(host="registry.plant")
+    first = copied(sim, to, tmp_path, renamed(SOURCE, TO))
+    sim.forget()
+    again = copied(sim, to, tmp_path, renamed(SOURCE, TO))
+    assert (first.sent, first.reused) == (2, 0)
+    assert (again.sent, again.reused, again.sent_bytes) == (0, 2, 0)
+    assert not any("/blobs/" in one.path for one in sim.requests)
+    assert not list((tmp_path / "blobs" / "sha256").iterdir())
+
+
+def test_13_9_a_copy_that_is_cut_off_shows_nothing(tmp_path: Path) -> None:
+    sim, to = source(), SimulatedRegistry(host="registry.plant")
+    sim.blobs[digest_of(LAYER)] = b"a l4yer"
+    with pytest.raises(TrustError, match="tampered content"):
+        copied(sim, to, tmp_path, renamed(SOURCE, TO))
+    assert not [tag for place in to.repositories.values() for tag in place.tags]
+    sim.blobs[digest_of(LAYER)] = LAYER
+    assert copied(sim, to, tmp_path, renamed(SOURCE, TO)).sent >= 1
+    assert to.repositories["copied/web"].tags["stable"] == IMAGE.digest
+
+
+def test_13_9_of_many_each_keeps_its_repository() -> None:
+    assert str(below("registry.plant", "mirror")(SOURCE)) == "registry.plant/mirror/images/web:1.0"
+    assert str(below("registry.plant")(SOURCE.at(IMAGE.digest))) == f"registry.plant/images/web@{IMAGE.digest}"
