@@ -11,6 +11,9 @@ from margo_oci.jsonfields import JsonFields
 CAPABILITIES_LIMIT_BYTES = 64 * 1024
 LIST_LIMIT = 256
 ARCHITECTURES = ("amd64", "arm64", "arm")
+PERIPHERALS = ("gpu", "display", "camera", "microphone", "speaker")
+INTERFACES = ("ethernet", "wifi", "cellular", "bluetooth", "usb", "canbus", "rs232")
+DEPLOYMENT_TYPES = ("helm", "compose", "custom")
 UNKNOWN = "unknown"  # the standard wants vendor, model and serial number of every device
 
 

@@ -12,7 +12,7 @@ COMMANDS = {
     "app": "margo_cli.app:app",
     "attach": "margo_cli.attach:attach_command",
     "bundle": "margo_cli.bundle:bundle",
-    "component": "margo_cli.push:component",
+    "component": "margo_cli.component:component",
     "copy": "margo_cli.copy:copy",
     "deploy": "margo_cli.deploy:deploy",
     "devices": "margo_cli.status:devices",
