@@ -47,6 +47,7 @@ _KEYS = (
     "bandwidth",
     "leastRate",
     "clean",
+    "import",
     "report",
     "log",
     "about",
@@ -72,6 +73,7 @@ class AgentConfig:
     drift: Drift = "correct"
     transfer: TransferSettings = field(default_factory=TransferSettings)
     clean: CleanSettings = field(default_factory=CleanSettings)
+    inbox: Path | None = None  # where bundles are put
     report: ReportSettings = field(default_factory=ReportSettings)
     log: LogSettings = field(default_factory=LogSettings)
     about: About = field(default_factory=About)
@@ -121,10 +123,17 @@ def _config(fields: Fields) -> AgentConfig:
         drift="report" if fields.choice(("drift",), ("correct", "report")) == "report" else "correct",
         transfer=read_transfer(fields),
         clean=read_clean(fields),
+        inbox=_inbox(fields),
         report=read_report(fields, state_dir),
         log=read_log(fields),
         about=read_about(fields),
     )
+
+
+def _inbox(fields: Fields) -> Path | None:
+    fields.section(("import",), ("watch",))
+    watch = fields.text(("import", "watch"), required=False)
+    return fields.path(watch) if watch else None
 
 
 def _engine(text: str) -> str:

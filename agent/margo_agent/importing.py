@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from margo_agent.config import AgentConfig
+from margo_agent.record import Record
 from margo_agent.report import Report
 from margo_oci.content import MANIFEST_LIMIT_BYTES
-from margo_oci.desired_state import SCOPE, parse_state
+from margo_oci.desired_state import SCOPE, DesiredState, parse_state
 from margo_oci.errors import FormatError, TrustError
 from margo_oci.layout import open_layout
 from margo_oci.layout_registry import LayoutTransport
@@ -30,11 +31,18 @@ def import_bundle(
     report: Report,
     parts: Callable[[AgentConfig, Callable[[], Registry]], "Parts"],
     work: DoPass,
+    known: Record | None = None,
 ) -> Report:
-    """Do a pass with a bundle in place of all registries. Raises FormatError if it has nothing for this device."""
+    """Do a pass with a bundle in place of all registries. Raises FormatError if it has nothing for this device.
+
+    With what is `known`, a bundle is left alone that says itself to be older: it is no attack, it was left lying there.
+    """
     transport = LayoutTransport(Offer(open_layout(bundle)))
     source = source_in(transport.offer, config.source, config.scopes)
     report.reference = f"{source} in {bundle}"
+    if known and (words := older(_state(transport.offer, source), known)):
+        report.message = words
+        return report
     work(parts(replace(config, source=source), transport.registry), report)
     if transport.missing and report.outcome not in ("applied", "unchanged", "refused"):
         report.message = missing_words(bundle, sorted(transport.missing), report.message)
@@ -48,7 +56,7 @@ def source_in(offer: Offer, source: Reference, scopes: Sequence[str]) -> Referen
     """
     if offer.find(source):
         return source
-    scope_of = {reference: scope for reference in offer.references if (scope := _scope(offer, reference))}
+    scope_of = {reference: state.scope for reference in offer.references if (state := _state(offer, reference))}
     # Of the names of one state the shortest is taken: the others keep it reachable.
     ours = sorted((one for one in scope_of if scope_of[one] in scopes), key=lambda one: (len(one.tag), str(one)))
     states = {_digest(offer, one): one for one in ours[::-1]}
@@ -69,16 +77,26 @@ def _digest(offer: Offer, reference: Reference) -> str:
     return found.digest if found else ""
 
 
-def _scope(offer: Offer, reference: Reference) -> str:
-    """Return the scope that a state says it is for; "" for anything else."""
+def _state(offer: Offer, reference: Reference) -> DesiredState | None:
+    """Return a state, as it says itself: nothing of it is verified yet. None for anything else."""
     try:
         data = offer.layout.small(_digest(offer, reference), limit_bytes=MANIFEST_LIMIT_BYTES)
         if data is None:
-            return ""
+            return None
         manifest = Manifest.from_bytes(data, what=str(reference))
-        return parse_state(manifest, what=str(reference)).scope if SCOPE in manifest.annotations else ""
+        return parse_state(manifest, what=str(reference)) if SCOPE in manifest.annotations else None
     except (FormatError, TrustError):
+        return None
+
+
+def older(state: DesiredState | None, known: Record) -> str:
+    """Say that a state is no newer than what was accepted for its scope; "" if it may be, or cannot be told."""
+    last = known.accepted.get(state.scope) if state else None
+    if state is None or last is None or state.counter > last.counter:
         return ""
+    if state.counter < last.counter:
+        return f"counter {state.counter} is older than {last.counter}, which was accepted"
+    return f"counter {state.counter} is what is installed" if known.is_done(state.manifest.digest, last.counter) else ""
 
 
 def missing_words(bundle: Path, missing: Sequence[str], message: str) -> str:

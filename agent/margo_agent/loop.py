@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from margo_agent.clock import Clock
@@ -45,7 +46,8 @@ def pause_s(interval_s: float, failures: int, retry_after_s: float | None, chanc
 
 @dataclass(kw_only=True)
 class Loop:
-    """Looks, starts passes, waits. `pass_` runs one with the manifest that was just received, or none.
+    """Looks, starts passes, waits. `pass_` runs one with the manifest that was just received, or none; `take` one
+    with a bundle.
 
     With a `watch`, what changes on the engine is looked at by `correct`; `clean` takes away what nothing needs, daily.
     `interrupt` asks a pass under way to end as soon as it can; `reload` reads the configuration again; `closed` says
@@ -59,6 +61,7 @@ class Loop:
     record_file: RecordFile
     pass_: Callable[[bytes | None], Awaitable[Result]]
     restore: Callable[[], Awaitable[Result]]
+    take: Callable[[Path], Awaitable[Result]]
     interrupt: Callable[[], None]
     tell: Callable[[Result], None]
     chance: Callable[[], float]
@@ -81,6 +84,7 @@ class Loop:
     busy: bool = False
     last: Result = field(default_factory=dict)  # what was told last
     asked: list["asyncio.Future[Result]"] = field(default_factory=list)  # who waits for the next look
+    offered: list[Path] = field(default_factory=list)  # bundles
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     waking: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -102,6 +106,7 @@ class Loop:
             async with self.connect(self.config) as self.registry, self._listening():
                 while not self.stopping.is_set() and not self._reloaded():
                     self.waking.clear()
+                    await self._take_offered()
                     await self._rest(await self.look())
 
     def stop(self) -> None:
@@ -124,6 +129,12 @@ class Loop:
     def wake(self) -> None:
         """Look as soon as what is under way has ended."""
         self.waking.set()
+
+    def offer(self, bundles: Sequence[Path]) -> None:
+        """Look at bundles as soon as what is under way has ended."""
+        if bundles:
+            self.offered += bundles
+            self.wake()
 
     def wanted(self) -> "asyncio.Future[Result]":
         """Look as soon as what is under way has ended; the result of that look arrives in what is returned."""
@@ -163,6 +174,11 @@ class Loop:
         words = (result["outcome"], result.get("reason"), result.get("message"))
         self.notifier.status(": ".join(word for word in words if word))
         self.tell(result)
+
+    async def _take_offered(self) -> None:
+        while self.offered and not self.stopping.is_set():
+            async with self._at_work():
+                self._tell(await self.take(self.offered.pop(0)))
 
     async def look(self) -> float:
         """Look once, and return how long to wait then, in seconds."""

@@ -100,15 +100,18 @@ def once(config_file: Path, output: str, offered: Any) -> int:
       margo-agent once --config edge-17.yaml -o json
     """
     data = offered.read(MANIFEST_LIMIT_BYTES + 1) if offered else b""
-    return _alone(config_file, output, lambda config, report: _cleaned_up(parts(config), data, report), notice=True)
+    return _alone(config_file, output, lambda config, report: _cleaned_up(parts(config), report, data), notice=True)
 
 
 @cli.command("import")
 @config_option
 @output_option
+@click.option("--newer", is_flag=True, help="Leave a bundle alone that is no newer than what was accepted.")
 @click.argument("bundle", type=click.Path(exists=True, path_type=Path), metavar="SITE.tar|DIR")
-def import_command(config_file: Path, output: str, bundle: Path) -> int:
+def import_command(config_file: Path, output: str, newer: bool, bundle: Path) -> int:
     """Do one pass with a bundle in place of all registries: the same checks, the same way back.
+
+    With `import: {watch: DIR}` in the configuration, `run` does so for each bundle that appears there.
 
     \b
     Example:
@@ -117,12 +120,13 @@ def import_command(config_file: Path, output: str, bundle: Path) -> int:
     from margo_agent.importing import import_bundle
 
     def work(config: AgentConfig, report: Report) -> Report:
-        return import_bundle(config, bundle, report, parts, lambda built, report: _cleaned_up(built, b"", report))
+        known = RecordFile(config.state_dir / "record.json").load() if newer else None
+        return import_bundle(config, bundle, report, parts, _cleaned_up, known)
 
     return _alone(config_file, output, work, notice=True)
 
 
-def _cleaned_up(built: "Parts", offered: bytes, report: Report) -> Report:
+def _cleaned_up(built: "Parts", report: Report, offered: bytes = b"") -> Report:
     """Do a pass, and remove what nothing needs since it was applied. What cannot be removed now is, another day."""
     built.reconciler().once(report, offered=offered)
     if report.outcome == "applied":

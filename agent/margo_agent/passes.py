@@ -37,6 +37,10 @@ class Passes:
         """Run `once`, with the manifest that was just received if there is one."""
         return await self._run(["once", *(["--offered", "-"] if manifest else [])], manifest)
 
+    async def take(self, bundle: Path) -> Mapping[str, Any]:
+        """Run `import` for a bundle that was found, unless it is no newer than what was accepted."""
+        return await self._run(["import", "--newer", str(bundle)], None)
+
     async def restore(self) -> Mapping[str, Any]:
         """Run `restore`."""
         return await self._run(["restore"], None)

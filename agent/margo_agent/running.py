@@ -9,6 +9,7 @@ from margo_agent.address import find_engine
 from margo_agent.clock import system_clock
 from margo_agent.config import AgentConfig, load_config
 from margo_agent.control import Control, listening
+from margo_agent.inbox import emptied
 from margo_agent.last import keep_last
 from margo_agent.local import time_of
 from margo_agent.loop import Loop
@@ -64,6 +65,7 @@ def loop_of(
         record_file=RecordFile(config.state_dir / "record.json"),
         pass_=lambda manifest: reporting.meanwhile(loop.config, passes.once(manifest)),
         restore=passes.restore,
+        take=passes.take,
         interrupt=interrupt,
         tell=say,
         after=after,
@@ -79,7 +81,11 @@ def loop_of(
         correct=passes.correct,
         clean=passes.clean,
         notifier=notifier,
-        beside=(lambda _: notifier.beating(), lambda loop: listening(control(loop), handed)),
+        beside=(
+            lambda _: notifier.beating(),
+            lambda loop: listening(control(loop), handed),
+            lambda loop: emptied(lambda: loop.config.inbox, loop.offer),
+        ),
     )
     return loop
 

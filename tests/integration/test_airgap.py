@@ -113,6 +113,32 @@ def test_13_7_a_device_without_the_base_says_what_is_missing(site: Site) -> None
     assert site.containers() == {}
 
 
+def test_13_10_a_stick_that_is_put_in_is_applied_and_an_older_one_left_alone(site: Site) -> None:
+    for name in ("one", "two"):
+        release(site, GREETING=name)
+        bundle(site, f"{name}.tar")
+    site.registry.stop()
+    watched = site.folder / "media"
+    watched.mkdir()
+    site.configure(**{"import": "{watch: media}"})
+    with site.running_agent() as agent:
+        shutil.copytree(site.folder, watched / "stick", ignore=lambda _, names: set(names) - {"two.tar"})
+        taken = told(agent, "two.tar")
+        assert taken["outcome"] == "applied"
+        assert greeting(site) == "two"
+        shutil.copy(site.folder / "one.tar", watched / "stick")
+        left = told(agent, "one.tar")
+        assert (left["outcome"], left["message"]) == ("unchanged", "counter 1 is older than 2, which was accepted")
+    assert greeting(site) == "two"
+
+
+def told(agent: subprocess.Popen[str], name: str) -> dict[str, object]:
+    """Return what a running agent says of a bundle."""
+    assert agent.stdout
+    found: Iterator[dict[str, object]] = (json.loads(line) for line in agent.stdout)
+    return next(one for one in found if name in str(one.get("reference")))
+
+
 def test_13_6_head_and_roots_come_along(site: Site) -> None:
     release(site, GREETING="one")
     for name in ("root", "head"):

@@ -107,6 +107,7 @@ class Looking:
         self.plant = plant
         self.told: list[Result] = []
         self.passes = 0
+        self.taken: list[str] = []
         self.config = self.plant.device._config()
         self.loop = Loop(
             config=self.config,
@@ -115,6 +116,7 @@ class Looking:
             record_file=self.plant.device.record_file,
             pass_=self._pass,
             restore=self._restore,
+            take=self._take,
             interrupt=lambda: None,
             tell=self.told.append,
             chance=lambda: 0.5,
@@ -126,6 +128,11 @@ class Looking:
         self.passes += 1
         report = await asyncio.to_thread(lambda: self.plant.device.once(offered=manifest or b""))
         return report.to_dict()
+
+    async def _take(self, bundle: Path) -> Result:
+        self.taken.append(bundle.name)
+        self.loop.stopping.set() if bundle.name == "last.tar" else None
+        return {"outcome": "unchanged", "message": bundle.name}
 
     async def _restore(self) -> Result:
         return self.plant.device.restore().to_dict()
@@ -152,6 +159,14 @@ def looking(tmp_path: Path) -> Looking:
 def test_the_first_look_is_a_whole_pass_and_the_next_only_a_look(looking: Looking) -> None:
     looking.look(3)
     assert looking.passes == 1
+
+
+def test_bundles_that_appear_are_taken_one_after_the_other_before_the_registry_is_asked(looking: Looking) -> None:
+    looking.loop.offer([Path("first.tar"), Path("last.tar"), Path("never.tar")])
+    assert looking.loop.waking.is_set()
+    asyncio.run(looking.loop._look_on())
+    assert looking.taken == ["first.tar", "last.tar"]
+    assert [one.get("message") for one in looking.told[:2]] == ["first.tar", "last.tar"]
 
 
 def test_with_heads_a_pass_looks_for_newer_roots_daily_although_nothing_else_is_new(tmp_path: Path) -> None:
