@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from margo_oci.closure import Closure, Node
@@ -69,9 +69,14 @@ def _has(bases: Sequence[Layout], node: Node) -> bool:
 
 
 async def write_bundle(
-    registry: Registry, plan: Plan, output: Path, *, progress: Callable[[Descriptor], None] = lambda _: None
+    registry: Registry,
+    plan: Plan,
+    output: Path,
+    *,
+    progress: Callable[[Descriptor], None] = lambda _: None,
+    others: Sequence[Descriptor] = (),
 ) -> int:
-    """Fetch what is missing, and write the layout; return its size in bytes.
+    """Fetch what is missing, and write the layout; return its size in bytes. `others` are entries that it has already.
 
     Every byte is held against its digest before it is written. What a cut-off attempt left is gone on from: for a tar
     it lies in the folder `<output>.part`. Raises RegistryError, TrustError.
@@ -97,10 +102,23 @@ async def write_bundle(
         _write_tar(plan, store, output)
         remove_folder(place)
         return output.stat().st_size
-    frame(output, plan.entries)
+    frame(output, joined(others, plan.entries))
     if store.ingest.is_dir() and not any(store.ingest.iterdir()):
         store.ingest.rmdir()
     return plan.size_bytes
+
+
+def joined(before: Sequence[Descriptor], new: Sequence[Descriptor]) -> Sequence[Descriptor]:
+    """Return the entries of a layout that gets new ones: a name leads to the new one, what it led to loses it."""
+    taken = {(one.digest, one.annotations.get(NAME)) for one in new}
+    names = {name for _, name in taken}
+    kept = [_unnamed(one) if one.annotations.get(NAME) in names else one for one in before
+            if (one.digest, one.annotations.get(NAME)) not in taken]  # fmt: skip
+    return [*kept, *new]
+
+
+def _unnamed(entry: Descriptor) -> Descriptor:
+    return replace(entry, annotations={key: value for key, value in entry.annotations.items() if key != NAME})
 
 
 def _write_tar(plan: Plan, store: Store, output: Path) -> None:

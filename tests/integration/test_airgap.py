@@ -296,12 +296,17 @@ def test_13_9_a_bundle_is_copied_whole_into_a_registry(site: Site, plain_registr
 def test_13_9_an_artifact_is_copied_into_a_layout(site: Site) -> None:
     release(site, GREETING="one")
     site.oci("copy", site.ref("components/hello:1.0.0"), "oci:taken", *site.flags)
+    site.oci("copy", site.state, "oci:taken", *site.flags)
+    again = site.oci("copy", site.state, "oci:taken", "-o", "json", *site.flags).json
+    assert (again["sent"], again["sentBytes"]) == (0, 0)
     names = {
         entry.annotations["org.opencontainers.image.ref.name"] for entry in open_layout(site.folder / "taken").entries
     }
-    assert site.ref("components/hello:1.0.0") in names
-    refused = site.oci("copy", site.state, "oci:taken", *site.flags, expect=2)
+    assert {site.ref("components/hello:1.0.0"), site.state} <= names
+    (site.folder / "notes.tar").write_text("somebody's own")
+    refused = site.oci("copy", site.state, "notes.tar", *site.flags, expect=2)
     assert "it is there already" in refused.err
+    assert (site.folder / "notes.tar").read_text() == "somebody's own"
 
 
 def test_skopeo_reads_what_was_bundled(site: Site) -> None:

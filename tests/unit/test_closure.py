@@ -9,7 +9,7 @@ import pytest
 
 from margo_agent.importing import missing_words, source_in
 from margo_oci.access import Access
-from margo_oci.bundle import Plan, is_in, plan_bundle, write_bundle
+from margo_oci.bundle import Plan, is_in, joined, plan_bundle, write_bundle
 from margo_oci.closure import Closure
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor, digest_of
 from margo_oci.desired_state import Lock, build_layer, build_state
@@ -157,6 +157,16 @@ def test_13_7_a_deployment_that_did_not_change_leads_to_nothing_new(sim: Simulat
     publish(sim, counter=2)
     plan = plan_bundle(closed(sim, known=[base]), [base])
     assert "component" not in {node.kind for node in plan.nodes}
+
+
+def test_13_9_a_layout_that_is_added_to_keeps_its_entries_and_a_name_leads_to_the_newest() -> None:
+    def entry(content: bytes, name: str) -> Descriptor:
+        return Descriptor.of(content, IMAGE_MANIFEST, {NAME: name} if name else {})
+
+    old, other, new = entry(b"old", "host/a:1"), entry(b"other", "host/b:1"), entry(b"new", "host/a:1")
+    assert joined([old, other], [new]) == [entry(b"old", ""), other, new]
+    assert joined([new, other], [new]) == [other, new]
+    assert joined([entry(b"nameless", "")], [new]) == [entry(b"nameless", ""), new]
 
 
 def test_13_4_a_wrong_byte_from_the_registry_gets_into_no_bundle(sim: SimulatedRegistry, tmp_path: Path) -> None:
