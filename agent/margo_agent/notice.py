@@ -9,6 +9,7 @@ from margo_agent.record import Record
 from margo_agent.standing import name_of
 from margo_oci.events import Event
 from margo_oci.jsonfields import line, words
+from margo_oci.status import State
 
 Facts = Mapping[tuple[str, str], Event]  # by `Event.fact`: the newest event of each kind, and of each deployment
 _BEGINNING = {
@@ -25,7 +26,8 @@ def news(facts: Facts, record: Record, result: Mapping[str, Any]) -> Sequence[Ev
 
 def news_under_way(facts: Facts, record: Record) -> Sequence[Event]:
     """Return what changed while a pass is under way: only what is certain before it says how it ended."""
-    new = [one for one in record.unsure if one not in record.installed and one not in record.failed]
+    new = [one for one in record.unsure
+           if record.is_leaving(one) or not (one in record.installed or one in record.failed)]  # fmt: skip
     found = [*_accepted(record), *(_deployment(one, facts, record) for one in sorted(new))]
     return [one for one in found if not one.says_as(facts.get(one.fact))]
 
@@ -64,7 +66,8 @@ def _of_deployments(facts: Facts, record: Record, result: Mapping[str, Any]) -> 
     for deployment, one in sorted(told.items()):
         if deployment not in known and one.get("state") in ("pending", "failed"):
             yield _told(deployment, one, facts)
-    for deployment, before in sorted(_gone(facts, {*known, *told}, result)):
+    there = known | {deployment for deployment, one in told.items() if one.get("state") != "removed"}
+    for deployment, before in sorted(_gone(facts, there, result)):
         adopted = _adopted(facts, record, deployment, begun=True)
         yield Event(kind="deployment", deployment=deployment, name=before.name, state="removed", counter=adopted)
 
@@ -86,19 +89,25 @@ def _gone(facts: Facts, known: Collection[str], result: Mapping[str, Any]) -> It
 
 
 def _deployment(deployment: str, facts: Facts, record: Record) -> Event:
-    failed = record.failed.get(deployment)
+    failed = None if record.is_leaving(deployment) else record.failed.get(deployment)
     begun = record.settled or deployment in (*record.unsure, *record.failed)
     event = Event(
         kind="deployment",
         deployment=deployment,
         name=line(name_of(deployment, record)),
-        state="failed" if failed else "installing" if deployment in record.unsure else "installed",
+        state="failed" if failed else _running(deployment, record),
         counter=_adopted(facts, record, deployment, begun=begun),
     )
     if not failed:
         return event
     fault = fault_of(failed.code, failed.words, failed.name)
     return replace(event, code=fault.code, message=fault.message)
+
+
+def _running(deployment: str, record: Record) -> State:
+    if deployment not in record.unsure:
+        return "installed"
+    return "removing" if record.is_leaving(deployment) else "installing"
 
 
 def _told(deployment: str, one: Mapping[str, Any], facts: Facts) -> Event:

@@ -91,7 +91,8 @@ class Failure:
 class Record:
     """The agent's memory. `settled` tells that nothing is left to do for `accepted`.
 
-    `unsure` names the deployments a step was begun for and not recorded as ended: the power went, or the engine.
+    `unsure` names the deployments a step was begun for and not recorded as ended: the power went, or the engine;
+    `leaving` are those among them that are being removed.
     `previous` is the good version before the installed one. While a state is applied as a whole, `before` is what was
     installed when that began; `failed_state` is the digest of one that was put back as a whole. `waiting` says why
     what is prepared is not applied yet. `pins` are the digests that release tags had when they were first seen.
@@ -103,6 +104,7 @@ class Record:
     installed: Mapping[str, Installed] = field(default_factory=dict)
     failed: Mapping[str, Failure] = field(default_factory=dict)
     unsure: Sequence[str] = ()
+    leaving: Sequence[str] = ()
     previous: Mapping[str, Installed] = field(default_factory=dict)
     before: Mapping[str, Installed] | None = None
     failed_state: str = ""
@@ -124,6 +126,10 @@ class Record:
     def _is_still(self, accepted: Accepted) -> bool:
         """Tell whether this is what was accepted last, under the same terms: else everything is looked at afresh."""
         return self.digest == accepted.digest and self.accepted[self.current].policy == accepted.policy
+
+    def is_leaving(self, deployment: str) -> bool:
+        """Tell whether a deployment is being removed."""
+        return deployment in self.leaving and deployment in self.unsure
 
     @property
     def digest(self) -> str:
@@ -169,9 +175,14 @@ class Record:
         """Return the record without counters: a key that signed those states is trusted no more (10.6)."""
         return replace(self, accepted={key: replace(one, counter=0) for key, one in self.accepted.items()})
 
-    def begin(self, deployment: str) -> "Record":
-        """Return the record with a step under way: until it ends nobody knows what runs."""
-        return replace(self, unsure=(*_others(self.unsure, deployment), deployment))
+    def begin(self, deployment: str, *, leaves: bool = False) -> "Record":
+        """Return the record with a step under way, after which it runs or, if it `leaves`, does not.
+
+        Until it ends nobody knows what runs.
+        """
+        others = [one for one in _others(self.leaving, deployment) if one in self.unsure]
+        leaving = (*others, deployment) if leaves else tuple(others)
+        return replace(self, unsure=(*_others(self.unsure, deployment), deployment), leaving=leaving)
 
     def did_install(self, deployment: str, installed: Installed) -> "Record":
         """Return the record with a workload that came up; what it replaces is the version to go back to."""
@@ -210,6 +221,7 @@ class Record:
             previous=_without(self.previous, deployment),
             failed=_without(self.failed, deployment),
             unsure=_others(self.unsure, deployment),
+            leaving=_others(self.leaving, deployment),
         )
 
     def did_go_back(self, deployment: str, good: Installed | None) -> "Record":
@@ -256,6 +268,7 @@ class RecordFile:
                 installed=_installed(raw["installed"]),
                 failed={key: Failure(**value) for key, value in raw["failed"].items()},
                 unsure=tuple(raw.get("unsure", ())),
+                leaving=tuple(raw.get("leaving", ())),
                 previous=_installed(raw.get("previous", {})),
                 before=None if raw.get("before") is None else _installed(raw["before"]),
                 failed_state=raw.get("failed_state", ""),
@@ -321,8 +334,8 @@ def _check(record: Record) -> None:
         raise ValueError("root")
     if record.time and not isinstance(record.time.uptime_s, int | float):
         raise ValueError("time")
-    if not all(isinstance(one, str) for one in (*record.unsure, record.failed_state, record.waiting)):
-        raise ValueError("unsure, failed_state, waiting")
+    if not all(isinstance(one, str) for one in (*record.unsure, *record.leaving, record.failed_state, record.waiting)):
+        raise ValueError("unsure, leaving, failed_state, waiting")
     if not all(is_digest(digest) for digest in record.pins.values()):
         raise ValueError("pins")
     if not all(is_digest(one.revision) for one in (*record.previous.values(), *(record.before or {}).values())):

@@ -113,7 +113,7 @@ class Stepper:
 
     def _remove(self, step: Step, work: Work) -> Taken:
         name = name_of(step.deployment, work.record)
-        work.journal.note(lambda record: record.begin(step.deployment))
+        work.journal.note(lambda record: record.begin(step.deployment, leaves=True))
         try:
             self.runtime.remove(step.deployment)
         except Interrupted:

@@ -94,6 +94,8 @@ def _deployment(deployment: str, record: Record, facts: Facts) -> DeploymentStat
         since=fact.time if fact else "",
         adopted=fact.counter if fact else accepted.counter if accepted else 0,
     )
+    if record.is_leaving(deployment) and not (fact and fact.state == "failed"):
+        return _with(one, "removing", installed.components if installed else ())
     if failed:
         return _failed(one, fault_of(failed.code, failed.words, failed.name), failed.components)
     if fact and fact.state == "failed" and (undone(deployment, facts, record) or not installed):

@@ -178,7 +178,6 @@ def test_a_deployment_that_goes_is_removed_once(silent: Reported) -> None:
     silent.look()
     silent.publish("a", 3)
     silent.look()
-    silent.look()
     gone = [one for one in silent.outbox.load().events if one.state == "removed"]
     assert [(one.name, one.counter) for one in gone] == [("fan", 3)]
     assert not (silent.plant.device.folder / "status" / "deployments" / f"{id_of('fan')}.json").exists()
@@ -612,6 +611,32 @@ def test_while_a_pass_is_under_way_what_it_began_is_told_and_the_heart_goes_on_b
     report = device.read()
     states = {one.name or one.id: (one.state, one.adopted) for one in report.status.deployments}
     assert states == {"pump": ("installed", 1), id_of("fan"): ("installing", 2)}
+
+
+def test_what_is_removed_is_removing_first_and_then_removed_or_failed(silent: Reported) -> None:
+    silent.look()
+    pump, records = id_of("pump"), silent.plant.device.record_file
+
+    def state() -> str:
+        (one,) = parse_device_status(silent.file("device.json")).deployments
+        assert {component.state for component in one.components} == {one.state}
+        return one.state
+
+    records.save(records.load().begin(pump, leaves=True))
+    silent.reporter.under_way(silent.config)
+    assert state() == "removing"
+    undone = {"id": pump, "name": "pump", "action": "remove", "state": "failed", "error": "the engine is away"}
+    records.save(replace(records.load(), settled=False))
+    silent.look({"outcome": "failed", "deployments": [undone]})
+    assert state() == "failed"
+    silent.reporter.under_way(silent.config)
+    assert state() == "removing"
+    records.save(records.load().did_remove(pump))
+    silent.look({"outcome": "applied", "deployments": [{**undone, "state": "removed"}]})
+    assert parse_device_status(silent.file("device.json")).deployments == ()
+    assert [one for one in silent.events if one[0] == "deployment"][1:] == [
+        ("deployment", one) for one in ("removing", "failed", "removing", "removed")
+    ]
 
 
 def test_a_pass_is_waited_for_with_an_eye_on_it(device: Reported) -> None:
