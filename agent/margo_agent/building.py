@@ -4,13 +4,14 @@ import functools
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
+from margo_agent.address import EngineUnavailable, find_engine
 from margo_agent.applying import Applier
 from margo_agent.cleaning import Cleaner
 from margo_agent.clock import system_clock
 from margo_agent.config import AgentConfig
 from margo_agent.correcting import Corrector
 from margo_agent.crew import Crew
-from margo_agent.engine import Engine, EngineUnavailable, find_engine
+from margo_agent.engine import Engine
 from margo_agent.gate import Gate
 from margo_agent.gather import Gatherer
 from margo_agent.generation import Generations

@@ -3,8 +3,6 @@
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -12,104 +10,28 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound, StreamParseError
 from docker.utils.json_stream import json_stream
 
-from margo_agent.address import EngineUnavailable as EngineUnavailable
-from margo_agent.address import find_engine as find_engine
+from margo_agent.address import EngineUnavailable
+from margo_agent.answered import (
+    ONE_OFF_LABEL,
+    PROJECT_LABEL,
+    Container,
+    EngineFacts,
+    Published,
+    facts_of,
+    image_id_of,
+    is_podman,
+    seen_of,
+)
 from margo_agent.beside import Line, read_beside
 from margo_agent.drift import Seen
 from margo_agent.generation import project_name
-from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL, DEVICE_LABEL
-from margo_agent.unready import PullFailed as PullFailed
+from margo_agent.model import DEPLOYMENT_LABEL, DEVICE_LABEL
+from margo_agent.unready import PullFailed
 from margo_oci.errors import ApplyError, said, worded
-from margo_oci.platforms import Platform
 
 TIMEOUT_S = 120
 LOAD_SILENCE_S = 1800.0  # unpacking a large layer on a slow disk says nothing for minutes
 LOG_LINES = 3
-DOCKER_WITH_ZSTD = 23
-_SERVICE_LABEL = "com.docker.compose.service"
-_PROJECT_LABEL = "com.docker.compose.project"
-_HASH_LABEL = "com.docker.compose.config-hash"
-_ONE_OFF_LABEL = "com.docker.compose.oneoff"
-_LIMITS = ("Memory", "MemorySwap", "MemoryReservation", "NanoCpus", "CpuQuota", "CpuPeriod", "CpuShares", "CpusetCpus")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Container:
-    """What the engine says about one of our containers."""
-
-    id: str
-    name: str
-    deployment: str
-    component: str
-    service: str
-    project: str
-    status: str
-    health: str
-    exit_code: int
-    restarts: int = 0
-    model_hash: str = ""  # of the model that Compose made it from
-    always_replaced: bool = False  # by Compose, whatever it was made from
-    device: str = ""  # whose it is; agents before this label named none
-
-    @classmethod
-    def of(cls, attributes: Mapping[str, object]) -> "Container":
-        """Read what an engine answers about a container (Docker API, ContainerInspect). Raises EngineUnavailable."""
-        state, config = _object(attributes, "State"), _object(attributes, "Config")
-        labels = config.get("Labels") or {}
-        return cls(
-            id=str(attributes.get("Id", "")),
-            name=str(attributes.get("Name", "")).lstrip("/"),
-            deployment=labels.get(DEPLOYMENT_LABEL, ""),
-            component=labels.get(COMPONENT_LABEL, ""),
-            service=labels.get(_SERVICE_LABEL, ""),
-            project=labels.get(_PROJECT_LABEL, ""),
-            status=state.get("Status", ""),
-            health=_health(state),
-            exit_code=state.get("ExitCode", 0),
-            restarts=restarts if isinstance(restarts := attributes.get("RestartCount"), int) else 0,
-            model_hash=labels.get(_HASH_LABEL, ""),
-            always_replaced=_says_names(attributes.get("NetworkSettings")),
-            device=labels.get(DEVICE_LABEL, ""),
-        )
-
-    @property
-    def ready(self) -> bool:
-        """Up and not unhealthy, or done with its work."""
-        up = self.status == "running" and self.health in ("", "healthy")
-        return up or (self.status == "exited" and self.exit_code == 0)
-
-    @property
-    def broken(self) -> str:
-        """Why it will not get ready, in words; empty while it may."""
-        if self.status in ("exited", "dead") and self.exit_code != 0:
-            return f"exited with {self.exit_code}"
-        if self.status == "restarting":
-            return f"exited with {self.exit_code} and restarts again and again"
-        return "is unhealthy" if self.health == "unhealthy" else ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineFacts:
-    """What the engine says about its machine; `root` is where it keeps images, if that is a folder here."""
-
-    platform: Platform
-    memory_bytes: int = 0
-    cpus: int = 0
-    root: Path | None = None
-    runtimes: Sequence[str] = ()
-    knows_zstd: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A port of the machine that a container holds, and whose container it is."""
-
-    container: str
-    device: str
-    deployment: str
-    port: int
-    protocol: str
-    address: str
 
 
 class Engine:
@@ -154,8 +76,8 @@ class Engine:
     def projects(self, deployment: str) -> set[str]:
         """Return the Compose projects of a deployment of which anything is here: containers, or networks alone."""
         with self._talking("list networks"):
-            listed = self.client.networks.list(filters={"label": _PROJECT_LABEL})
-        projects = {str((one.attrs.get("Labels") or {}).get(_PROJECT_LABEL, "")) for one in listed}
+            listed = self.client.networks.list(filters={"label": PROJECT_LABEL})
+        projects = {str((one.attrs.get("Labels") or {}).get(PROJECT_LABEL, "")) for one in listed}
         found = {name for name in projects if name.endswith(project_name(deployment, ""))}
         return found | {container.project for container in self.containers(deployment)}
 
@@ -163,13 +85,13 @@ class Engine:
         """Return what kind of engine this is (`docker`, `podman`) and its version, in its own words."""
         with self._talking("ask for its version"):
             raw = self.client.version()
-        return "podman" if _is_podman(raw) else "docker", str(raw.get("Version", ""))
+        return "podman" if is_podman(raw) else "docker", str(raw.get("Version", ""))
 
     def facts(self) -> EngineFacts:
         """Return what the engine says about its machine; asked once."""
         if not self._facts:
             with self._talking("ask what it is"):
-                self._facts.append(_facts(self.client.info(), self.client.version(), local=self.is_local))
+                self._facts.append(facts_of(self.client.info(), self.client.version(), local=self.is_local))
         return self._facts[0]
 
     @property
@@ -253,23 +175,23 @@ class Engine:
         with self._talking("list containers"):
             for one in self.client.api.containers(all=True):
                 labels = one.get("Labels") or {}
-                of_project = DEVICE_LABEL not in labels and labels.get(_PROJECT_LABEL) in projects
-                if labels.get(_ONE_OFF_LABEL) != "True" and (labels.get(DEVICE_LABEL) == device or of_project):
+                of_project = DEVICE_LABEL not in labels and labels.get(PROJECT_LABEL) in projects
+                if labels.get(ONE_OFF_LABEL) != "True" and (labels.get(DEVICE_LABEL) == device or of_project):
                     with suppress(NotFound):  # gone since
-                        found.append(_seen(self.client.api.inspect_container(one["Id"])))
+                        found.append(seen_of(self.client.api.inspect_container(one["Id"])))
         return found
 
     def network_projects(self) -> Mapping[str, str]:
         """Return all networks, each with its Compose project or ""."""
         with self._talking("list networks"):
             listed = self.client.api.networks()
-        return {str(one["Name"]): str((one.get("Labels") or {}).get(_PROJECT_LABEL, "")) for one in listed}
+        return {str(one["Name"]): str((one.get("Labels") or {}).get(PROJECT_LABEL, "")) for one in listed}
 
     def image_id(self, name: str) -> str:
         """Return the id of the image that `name` leads to; "" if there is none."""
         with self._talking("look for an image"):
             try:
-                return _image_id(str(self.client.images.get(name).id))
+                return image_id_of(str(self.client.images.get(name).id))
             except ImageNotFound:
                 return ""
 
@@ -285,7 +207,7 @@ class Engine:
         """Return the ids and names of images that any container has, ours or not, running or not."""
         with self._talking("list containers"):
             listed = self.client.api.containers(all=True)
-        return {_image_id(str(one.get("ImageID", ""))) for one in listed} | {
+        return {image_id_of(str(one.get("ImageID", ""))) for one in listed} | {
             str(one.get("Image", "")) for one in listed
         }
 
@@ -363,67 +285,3 @@ def _refusal(answer: requests.Response) -> str:
         return str(answer.json()["message"])[:400]
     except (ValueError, KeyError, TypeError):
         return answer.text[:400]
-
-
-def _object(attributes: Mapping[str, object], name: str) -> Mapping[str, Any]:
-    part = attributes.get(name)
-    if not isinstance(part, dict):
-        raise EngineUnavailable(f"engine: its answer about container {attributes.get('Id')!s:.20} has no {name}")
-    return part
-
-
-def _says_names(settings: object) -> bool:
-    """Tell whether the engine gives a network's name for its id: then Compose takes each for another one (Podman 4)."""
-    networks = settings.get("Networks") if isinstance(settings, dict) else None
-    return any(isinstance(one, dict) and one.get("NetworkID") == name for name, one in (networks or {}).items())
-
-
-def _facts(info: Mapping[str, Any], version: Mapping[str, Any], *, local: bool) -> EngineFacts:
-    root = Path(str(info.get("DockerRootDir") or ""))
-    major = str(version.get("Version") or "").partition(".")[0]
-    return EngineFacts(
-        platform=Platform.of(str(info.get("Architecture") or "")),
-        memory_bytes=int(info.get("MemTotal") or 0),
-        cpus=int(info.get("NCPU") or 0),
-        root=root if local and root.is_absolute() and root.is_dir() else None,
-        runtimes=tuple(info.get("Runtimes") or ()),
-        knows_zstd=_is_podman(version) or not major.isdecimal() or int(major) >= DOCKER_WITH_ZSTD,
-    )
-
-
-def _is_podman(version: Mapping[str, Any]) -> bool:
-    return any("podman" in str(one.get("Name")).lower() for one in version.get("Components") or ())
-
-
-def _health(state: Mapping[str, object]) -> str:
-    health = state.get("Health") or state.get("Healthcheck")  # Podman says Healthcheck
-    status = health.get("Status", "") if isinstance(health, dict) else ""
-    return "" if status == "none" else str(status)
-
-
-def _image_id(text: str) -> str:
-    """Return an image's id as Docker writes it; Podman leaves the algorithm out."""
-    return text if not text or text.startswith("sha256:") else f"sha256:{text}"
-
-
-def _seen(raw: Mapping[str, Any]) -> Seen:
-    labels = raw["Config"].get("Labels") or {}
-    host = raw.get("HostConfig") or {}
-    restart = str((host.get("RestartPolicy") or {}).get("Name") or "no")
-    networks = frozenset((raw.get("NetworkSettings") or {}).get("Networks") or {})
-    name = str(raw["Name"]).lstrip("/")
-    limits = {key: str(host[key]) for key in _LIMITS if host.get(key)}
-    return Seen(
-        id=str(raw["Id"]),
-        name=name,
-        device=str(labels.get(DEVICE_LABEL, "")),
-        deployment=str(labels.get(DEPLOYMENT_LABEL, "")),
-        project=str(labels.get(_PROJECT_LABEL, "")),
-        service=str(labels.get(_SERVICE_LABEL, "")),
-        status=str(raw["State"].get("Status", "")),
-        exit_code=int(raw["State"].get("ExitCode", 0)),
-        restart=restart,
-        hash=str(labels.get(_HASH_LABEL, "")),
-        networks=networks,
-        settings={**limits, "name": name, "restart": restart, "networks": " ".join(sorted(networks))},
-    )

@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from margo_agent.engine import Container, Engine, EngineUnavailable
+from margo_agent.address import EngineUnavailable
+from margo_agent.answered import Container
+from margo_agent.engine import Engine
 from margo_agent.generation import Generation, Part
 from margo_agent.images import Images
 from margo_agent.interrupted import Interrupted

@@ -5,8 +5,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from margo_agent.address import find_engine
+from margo_agent.answered import Container
 from margo_agent.config import AgentConfig
-from margo_agent.engine import Container, Engine, find_engine
+from margo_agent.engine import Engine
 from margo_agent.noticed import NoticedFile
 from margo_agent.outbox import Outbox
 from margo_agent.record import Record

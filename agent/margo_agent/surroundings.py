@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from margo_agent.engine import Engine, Published
+from margo_agent.answered import Published
+from margo_agent.engine import Engine
 from margo_agent.fit import Facts, Needs, Port, faults_of, needs_of
 
 _GPU = Path("/dev/nvidiactl")

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from margo_agent.engine import EngineUnavailable
+from margo_agent.address import EngineUnavailable
 from margo_agent.generation import Generations
 from margo_agent.images import Images
 from margo_agent.model import by_digest, local_name

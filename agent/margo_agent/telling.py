@@ -50,7 +50,8 @@ def trace(config: AgentConfig, report: Report, began_s: float, began_monotonic_s
 
 def _containers(config: AgentConfig) -> Mapping[str, int]:
     """Count our containers by status; none if the engine does not answer."""
-    from margo_agent.engine import Engine, find_engine
+    from margo_agent.address import find_engine
+    from margo_agent.engine import Engine
     from margo_oci.errors import ApplyError
 
     try:
@@ -222,7 +223,8 @@ def _room(config: AgentConfig) -> Found:
 
 def _with_engine(config: AgentConfig) -> Found:
     """Look at the room and at the engine, which may be away."""
-    from margo_agent.engine import Engine, find_engine
+    from margo_agent.address import find_engine
+    from margo_agent.engine import Engine
     from margo_oci.errors import ApplyError
 
     found = _room(config)

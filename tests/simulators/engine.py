@@ -15,9 +15,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from margo_agent.address import EngineUnavailable
+from margo_agent.answered import Container, EngineFacts, Published
 from margo_agent.beside import Line
 from margo_agent.drift import Seen
-from margo_agent.engine import Container, Engine, EngineFacts, EngineUnavailable, Published
+from margo_agent.engine import Engine
 from margo_agent.generation import project_name
 from margo_agent.images import Images
 from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL, DEVICE_LABEL

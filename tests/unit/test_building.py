@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from margo_agent.address import EngineUnavailable
 from margo_agent.building import Parts
-from margo_agent.engine import EngineUnavailable
 from margo_agent.gate import Gate
 from tests.simulators.plant import Plant
 

@@ -7,7 +7,9 @@ import pytest
 import requests
 from requests.adapters import BaseAdapter
 
-from margo_agent.engine import Container, Engine, EngineUnavailable
+from margo_agent.address import EngineUnavailable
+from margo_agent.answered import Container
+from margo_agent.engine import Engine
 from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL
 
 ANSWER: dict[str, Any] = {

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from margo_agent.engine import EngineUnavailable, _words, find_engine, unavailable
+from margo_agent.address import EngineUnavailable, find_engine
+from margo_agent.engine import _words, unavailable
 from margo_agent.reasons import REASONS
 from margo_oci.access import remedied
 from margo_oci.errors import DISK_FAULTS, disk_words, explain, worded

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from margo_agent.engine import Container, Engine
+from margo_agent.answered import Container
+from margo_agent.engine import Engine
 from margo_agent.generation import Generation, Part, project_name
 from margo_agent.given import GivenNames
 from margo_agent.images import Images

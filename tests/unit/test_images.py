@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from margo_agent.engine import Published
+from margo_agent.answered import Published
 from margo_agent.room import Disk, Room
 from margo_oci.content import canonical_json, digest_of
 from margo_oci.manifest import IMAGE_INDEX

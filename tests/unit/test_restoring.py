@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from margo_agent.engine import Container, _says_names
+from margo_agent.answered import Container, _says_names
 from margo_agent.generation import Generation
 from margo_agent.runtime import Runtime
 from tests.unit.scenes import DIGEST, ID

@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from margo_agent.address import find_engine
 from margo_agent.config import AgentConfig
 from margo_agent.doctor.check import Check
-from margo_agent.engine import Engine, find_engine
+from margo_agent.engine import Engine
 from margo_oci.compose import Compose, find_compose
 from margo_oci.errors import ApplyError, FormatError, said
 
