@@ -252,6 +252,8 @@ def _profile(place: Place) -> Profile:
     written = place.text("type", "12.6", required=True, hint="compose or helm")
     if written and written not in PROFILE_TYPES:
         place.at("type").fault("12.6", f"{written!r:.80} is no profile: one of {', '.join(PROFILE_TYPES)}")
+    elif PROFILE_TYPES.get(written) == "quadlet":
+        place.at("type").fault("12.6", "is a proposal and not in the standard: few devices run it", level="warning")
     components = [one for one in place.each("components", "12.6", required=True) if one.is_map("12.6")]
     parts = [_part(one) for one in components]
     list(twice([(part.name, one.at("name")) for part, one in zip(parts, components, strict=True)], "12.6"))

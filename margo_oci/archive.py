@@ -19,6 +19,7 @@ RATIO_LIMIT = 1000  # deflate cannot do better than 1032 to 1; text in practice 
 ENTRY_LIMIT = 10_000
 NAME_LIMIT_BYTES = 1024
 GLOBAL_RECORDS_LIMIT = 64
+FAULT_LIMIT = 100
 _STORED_BLOCK_BYTES = 0xFFFF
 
 
@@ -72,7 +73,7 @@ def unpack(data: bytes, *, what: str, limit_bytes: int = UNPACKED_LIMIT_BYTES) -
         raw = _gunzip(data, limit_bytes, what)
         with tarfile.open(fileobj=Headers(raw, entry_limit=ENTRY_LIMIT, what=what), mode="r:") as tar:
             members = list(_members(tar, what))
-        entries = _followed([_entry(raw, member, what) for member in members], what)
+        entries = _followed(_entries(raw, members, what), what)
     except (tarfile.TarError, ValueError, OverflowError, RecursionError, LookupError) as error:
         raise FormatError(f"{what}: not a usable tar: {error}") from None
     if sum(len(entry.data) for entry in entries) > limit_bytes:  # links are read as copies
@@ -105,6 +106,22 @@ def _members(tar: tarfile.TarFile, what: str) -> Iterator[tarfile.TarInfo]:
             raise FormatError(f"{what}: more than {GLOBAL_RECORDS_LIMIT} pax records for all entries")
         if not (member.isdir() and not PurePosixPath(member.name).parts):  # ./, as `tar czf x.tgz .` writes it
             yield member
+
+
+def _entries(raw: bytes, members: list[tarfile.TarInfo], what: str) -> list[Entry]:
+    """Return all entries. Raises FormatError with what is wrong with each of them."""
+    entries: list[Entry] = []
+    faults: list[str] = []
+    for member in members:
+        try:
+            entries.append(_entry(raw, member, what))
+        except FormatError as error:
+            faults += error.faults
+        if len(faults) == FAULT_LIMIT:
+            break
+    if faults:
+        raise FormatError(*faults)
+    return entries
 
 
 def _entry(raw: bytes, member: tarfile.TarInfo, what: str) -> Entry:

@@ -132,6 +132,7 @@ class Compose:
             text, said = _read(
                 self._command(["config", "--format", "json", *options], folder / COMPOSE_FILE, project),
                 self._environment(variables),
+                folder,
             )
         except ApplyError as error:
             raise FormatError(f"{COMPOSE_FILE}: {error}".replace(f"{folder}/", "")) from None
@@ -208,7 +209,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _read(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, bytes]:
+def _read(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> tuple[str, bytes]:
     """Return what `compose config` prints, and what it says besides, bounded in time, memory and length.
 
     Its input is a stranger's.
@@ -219,6 +220,7 @@ def _read(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, 
         with subprocess.Popen(
             command,
             env=environment,
+            cwd=folder,  # of nested includes Compose 2.40 looks for `env_file` from where it stands itself
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -327,11 +329,18 @@ def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str
             path = str(one.get("source", ""))
             if not Path(path).is_relative_to(folder):
                 warnings.append(f"services.{name}.volumes: {path} is a path of the device: not shipped")
-            elif not Path(path).exists():
-                inside = Path(path).relative_to(folder)
-                faults.append(
-                    f"services.{name}.volumes: {inside} is not in the archive: data belongs into a named volume"
-                )
+                continue
+            inside = Path(path).relative_to(folder)
+            if Path(path).exists():
+                words = "is mounted from the archive, read-only: the standard ships no bind mounts, prefer configs"
+                warnings.append(f"services.{name}.volumes: {inside} {words}")
+            else:
+                words = "is not in the archive: data belongs into a named volume"
+                faults.append(f"services.{name}.volumes: {inside} {words}")
+    for name, volume in (model.get("volumes") or {}).items():
+        options = (volume or {}).get("driver_opts") or {}
+        if "bind" in re.split("[, ]", str(options.get("o", ""))):
+            warnings.append(f"volumes.{name}.driver_opts: {options.get('device')} is a path of the device: not shipped")
     for name, config in (model.get("configs") or {}).items():
         if _outside(path := config.get("file", ""), folder):
             faults += [f"configs.{name}.file: {path} is not in the archive"]

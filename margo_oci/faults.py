@@ -11,6 +11,7 @@ from margo_oci.yamldoc import Document, Path, parse_yaml
 
 EXTENSION = re.compile(r"x-[a-z][a-z0-9-]*-extensions")
 FAULT_LIMIT = 1000
+_AT_LINE = re.compile(r":([0-9]+): (.*)", re.DOTALL)
 _PLACED = re.compile(r".*?:([0-9]+): (.*)", re.DOTALL)
 Level = Literal["error", "warning"]
 
@@ -29,6 +30,36 @@ class Fault:
     def at(self, what: str) -> str:
         """Return the fault as a line: `what:line:column: field: message`."""
         return f"{what}:{self.line}:{self.column}: {self.field + ': ' if self.field else ''}{self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """A fault in one of several files: `file` is "" if it is of all of them, the line 0 if it is of a whole file."""
+
+    file: str
+    fault: Fault
+
+    def __str__(self) -> str:
+        """Return it as a line: `file:line: field: message`."""
+        at = f"{self.file}:{self.fault.line}" if self.fault.line else self.file
+        return ": ".join(filter(None, (at, self.fault.field, self.fault.message)))
+
+
+def located(
+    file: str, rule: str, message: str, *, line: int = 0, column: int = 1, field: str = "", level: Level = "error"
+) -> Located:
+    """Return a fault in a file."""
+    fault = Fault(line=line, column=column, field=field, message=message, rule=rule, level=level)
+    return Located(file=file, fault=fault)
+
+
+def unreadable(error: FormatError, file: str, rule: str) -> list[Located]:
+    """Return what made a file unreadable, as its reader said it: `file:line: words`, or `file: words`."""
+    placed = ((_AT_LINE.fullmatch(words), words) for words in (one.removeprefix(file) for one in error.faults))
+    return [
+        located(file, rule, at[2], line=int(at[1])) if at else located(file, rule, words.removeprefix(": "))
+        for at, words in placed
+    ]
 
 
 def raise_faults(faults: Sequence[Fault], *, what: str) -> None:

@@ -13,6 +13,8 @@ from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.deployment import Component, Deployment
 from margo_oci.desired_state import Lock
 from margo_oci.errors import FormatError, MargoError, RegistryError
+from margo_oci.package import QUADLET, Archive, check_top
+from margo_oci.quadlet import images_of_units
 from margo_oci.reference import Reference, parse_image
 from margo_oci.registry import Registry
 from margo_oci.store import Store, extract
@@ -104,7 +106,16 @@ class Locker:
         archive = await fetch_archive(self.registry, reference, self.store)
         await asyncio.to_thread(extract, archive.entries, self._folder(reference.digest))
 
+    async def _units(self, reference: Reference) -> Archive:
+        return await fetch_archive(self.registry, reference, self.store, form=QUADLET)
+
     async def _images(self, deployment: Deployment, component: Component, digest: str, *, at: str) -> Sequence[str]:
+        if deployment.profile == "quadlet":
+            units = component_reference(component).at(digest)
+            what = f"component {units.name}"
+            content = await self._once(f"units {digest}", functools.partial(self._units, units))
+            check_top(content, component.name, what=what)
+            return images_of_units(content.entries, what=what)
         if deployment.profile != "compose":
             return ()
         archive = component_reference(component).at(digest)

@@ -25,6 +25,8 @@ _KINDS = {
     "desired-state": "desired state",
     "compose": "component",
     "compose-archive": "component",
+    "quadlet": "component",
+    "quadlet-archive": "component",
     "notary": "Notary signature",
 }
 

@@ -23,9 +23,10 @@ _Loader = getattr(yaml, "CLoader", yaml.Loader)  # only its parser is used: it c
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A value, and the line of its key: text, or `items`, or `pairs` as they are written, merge keys among them."""
+    """A value, and the place of its key: text, or `items`, or `pairs` as they are written, merge keys among them."""
 
     line: int
+    column: int = 1
     text: str = ""
     absent: bool = False  # a plain null
     items: Sequence["Node"] = ()
@@ -43,12 +44,16 @@ class Node:
 
     def line_of(self, dotted: str) -> int:
         """Return the line of `services.web.image`, or of the nearest thing around it that is written."""
+        return self.nearest(dotted).line
+
+    def nearest(self, dotted: str) -> "Node":
+        """Return what stands at `services.web.image`, or the nearest thing around it that is written."""
         for key, value in self.members():
             if dotted == key:
-                return value.line
+                return value
             if dotted.startswith(f"{key}."):
-                return value.line_of(dotted.removeprefix(f"{key}."))
-        return self.line
+                return value.nearest(dotted.removeprefix(f"{key}."))
+        return self
 
 
 def parse_tree(data: bytes, *, what: str) -> Node:
@@ -115,11 +120,11 @@ class _Tree:
             else:
                 key = self._key(following, keys)
                 value = self._node(next(self.events), depth + 1)
-                pairs.append((key, replace(value, line=_line(following))))
+                pairs.append((key, replace(value, line=_line(following), column=_column(following))))
                 size += pairs[-1][1].size
             if size > NODE_LIMIT:
                 raise self._fault(following, f"more than {NODE_LIMIT} values, counting what aliases stand for")
-        return Node(line=_line(event), items=items, pairs=pairs, size=size)
+        return Node(line=_line(event), column=_column(event), items=items, pairs=pairs, size=size)
 
     def _key(self, event: yaml.Event, keys: set[str]) -> str:
         if not isinstance(event, yaml.ScalarEvent) or event.tag not in (None, "!"):
@@ -137,8 +142,12 @@ class _Tree:
 
 def _scalar(event: yaml.ScalarEvent) -> Node:
     absent = not event.style and event.tag is None and event.value in ("", "null")
-    return Node(line=_line(event), text=str(event.value), absent=absent)
+    return Node(line=_line(event), column=_column(event), text=str(event.value), absent=absent)
 
 
 def _line(event: yaml.Event) -> int:
     return int(event.start_mark.line) + 1 if event.start_mark else 1
+
+
+def _column(event: yaml.Event) -> int:
+    return int(event.start_mark.column) + 1 if event.start_mark else 1

@@ -34,29 +34,37 @@ class Survey:
         """Raise NoRoom unless all that these layers and locks lead to fits."""
         content_bytes = sum(self.store.missing_bytes(layer) for layer in layers)
         try:
-            content_bytes += await self._archive_bytes(registry, locks)
+            archive_bytes, others = await self._archive_bytes(registry, locks)
+            content_bytes += archive_bytes
             images = self.images()
-            to_come = (await images.look(registry, images.lacking(_named(locks)))).layers
+            run_here = [lock for lock in locks if not others & set(lock.components.values())]
+            to_come = (await images.look(registry, images.lacking(_named(run_here)))).layers
             if content_bytes or to_come:
                 images.check_room(to_come, content_bytes)
         except EngineUnavailable:
             return
 
-    async def _archive_bytes(self, registry: Registry, locks: Sequence[Lock]) -> int:
-        """Return the size of the archives that are not here; each counts twice, packed and unpacked."""
+    async def _archive_bytes(self, registry: Registry, locks: Sequence[Lock]) -> tuple[int, set[str]]:
+        """Return the size of the archives that are not here; each counts twice, packed and unpacked.
+
+        And the digests of those that are none of Compose's: neither they nor their images come here.
+        """
         generations = self.generations()
         named = {digest: name for lock in locks for name, digest in lock.components.items()}
         new = {digest: name for digest, name in named.items() if not generations.has_component(digest)}
         sizes: list[int] = []
+        others: set[str] = set()
 
         async def add(name: str, digest: str) -> None:
             try:
                 sizes.append(await self._archive(registry, parse_reference(name).at(digest)))
-            except (FormatError, NotFound):
+            except FormatError:
+                others.add(digest)
+            except NotFound:
                 return
 
         await side_by_side([add(name, digest) for digest, name in new.items()])
-        return sum(sizes)
+        return sum(sizes), others
 
     async def _archive(self, registry: Registry, reference: Reference) -> int:
         received = await registry.manifest(reference)

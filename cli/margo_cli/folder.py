@@ -77,10 +77,18 @@ def _unmet(documents: Sequence[Document]) -> list[str]:
 
 def read_component(folder: Path) -> Mapping[str, Entry]:
     """Read all files of a component. Raises FormatError for what cannot be in an archive."""
+    entries, faults = component_files(folder)
+    if faults:
+        raise FormatError(*(f"{folder / path}: {words}" for path, words in faults))
+    return entries
+
+
+def component_files(folder: Path) -> tuple[Mapping[str, Entry], Sequence[tuple[str, str]]]:
+    """Return all files of a component, and what cannot be in an archive: its path and why. Raises FormatError."""
     if not folder.is_dir():
-        raise FormatError(f"{folder}: a folder with compose.yaml is expected")
+        raise FormatError(f"{folder}: a folder with compose.yaml or with units of Quadlet is expected")
     entries: dict[str, Entry] = {}
-    faults: list[str] = []
+    faults: list[tuple[str, str]] = []
     size = 0
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
@@ -88,12 +96,10 @@ def read_component(folder: Path) -> Mapping[str, Entry]:
             continue
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):
-            faults.append(f"{path}: only plain files are packaged, no links, sockets or devices")
+            faults.append((relative.as_posix(), "only plain files are packaged, no links, sockets or devices"))
             continue
         size += path.stat().st_size
         if size > UNPACKED_LIMIT_BYTES or len(entries) >= ENTRY_LIMIT:
             raise FormatError(f"{folder}: more than {UNPACKED_LIMIT_BYTES} bytes or {ENTRY_LIMIT} files")
         entries[relative.as_posix()] = Entry(relative.as_posix(), path.read_bytes(), bool(mode & 0o100))
-    if faults:
-        raise FormatError(*faults)
-    return entries
+    return entries, faults

@@ -9,7 +9,7 @@ import click
 from margo_cli.bounded import bounded
 from margo_oci.application import Checked, check_description
 from margo_oci.errors import FormatError
-from margo_oci.faults import Fault
+from margo_oci.faults import Fault, Located
 from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
 
 DESCRIPTION_FILE = "margo.yaml"
@@ -54,7 +54,8 @@ def validate(path: Path, output: str) -> None:
     if output == "sarif":
         from margo_cli.sarif import sarif
 
-        click.echo(json.dumps(sarif(file.as_posix(), checked.faults, version=_version()), indent=2))
+        placed = [Located(file=file.as_posix(), fault=fault) for fault in checked.faults]
+        click.echo(json.dumps(sarif(placed, version=version_of_program()), indent=2))
     elif output == "json":
         click.echo(json.dumps(_json(file, checked), indent=2, ensure_ascii=False))
     else:
@@ -74,11 +75,12 @@ def _json(file: Path, checked: Checked) -> dict[str, Any]:
         "valid": one is not None,
         "id": one.id if one else None,
         "version": one.version if one else None,
-        "faults": [_fault(fault) for fault in checked.faults],
+        "faults": [fault_fields(fault) for fault in checked.faults],
     }
 
 
-def _fault(fault: Fault) -> dict[str, Any]:
+def fault_fields(fault: Fault) -> dict[str, Any]:
+    """Return a fault as JSON has it."""
     return {
         "level": fault.level,
         "rule": fault.rule,
@@ -89,7 +91,8 @@ def _fault(fault: Fault) -> dict[str, Any]:
     }
 
 
-def _version() -> str:
+def version_of_program() -> str:
+    """Return the version that SARIF names."""
     from importlib.metadata import version
 
     return version("margo-oci")

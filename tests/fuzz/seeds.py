@@ -205,12 +205,18 @@ def tars() -> Iterator[tuple[str, bytes]]:
     yield from (("archive", component), ("archive", links), ("archive", pack({"a": Entry("a", b"x" * 700)})))
     yield "archive", hostile(member("top/" + "n" * 200, b"x", pax={"comment": "y"}), pax={"z": "1"})
     yield from (("component", component), ("component", hostile(member("hello/compose.yaml", COMPOSE))))
+    part = b"services: {part: {image: x, env_file: part.env}}"
+    yield (
+        "component",
+        hostile(member("a/compose.yaml", INCLUDES), member("a/b/part.yaml", part), member("a/b/part.env")),
+    )
     yield "layer", build_layer(deployment(), lock()).data
     yield "layer", hostile(member(f"{ID}.yaml", as_yaml(document())), member("b.yml", as_yaml(document())))
 
 
 def texts() -> Iterator[tuple[str, bytes]]:
     """Yield YAML, JSON of others, and lines."""
+    yield "units", UNIT
     yield from (("compose-tree", COMPOSE), ("compose-tree", MERGES), ("yaml", COMPOSE), ("yaml", AGENT))
     for file in sorted((VECTORS / "margo" / "valid").glob("ApplicationDeployment-*.yaml")):
         yield "deployment", file.read_bytes()
@@ -280,6 +286,23 @@ interval: 1m30s
 stateDir: state
 lock: enforce
 proxy: {url: "http://proxy:3128", noProxy: [plant.example]}
+"""
+INCLUDES = b"""include:
+  - b/part.yaml
+  - {path: [b/part.yaml], project_directory: b, env_file: b/part.env}
+services: {}
+"""
+UNIT = b"""# what serves
+[Unit]
+Description=Web
+
+[Container]
+Image=registry.example/web:1
+Volume=data.volume:/data
+Mount=type=image,source=registry.example/model:4,destination=/m
+Exec=serve \\
+; nothing of this
+  --port 80
 """
 TRUST = b"""trust:
   notary: notary

@@ -21,13 +21,13 @@ from margo_oci import notary, simple_signing
 from margo_oci.answers import next_page, retry_after_s
 from margo_oci.application import parse_description
 from margo_oci.apppackage import parse_package
-from margo_oci.archive import pack, unpack
+from margo_oci.archive import Entry, pack, unpack
 from margo_oci.auth import Challenge, Credentials, token_of
 from margo_oci.capabilities import parse_capabilities
 from margo_oci.carrier import build_chain, parse_carrier, parse_chain
 from margo_oci.cbor import encode_cbor, parse_cbor
 from margo_oci.certificates import Chain, check_anchor, read_certificates
-from margo_oci.composefile import reads_only_the_archive
+from margo_oci.composereads import reads_only_the_archive
 from margo_oci.constraints import Device
 from margo_oci.content import Descriptor, canonical_json, parse_json
 from margo_oci.cosign import is_keyless, parse_bundle, parse_statement
@@ -51,6 +51,7 @@ from margo_oci.manifest import Manifest, build_index, parse_index
 from margo_oci.offering import Offer
 from margo_oci.package import open_archive
 from margo_oci.proxy import check_proxy
+from margo_oci.quadlet import images_of_units, names_only_the_archive, units_can_be_read, warnings_of
 from margo_oci.reference import parse_image, parse_reference
 from margo_oci.root import Root, advance
 from margo_oci.signatures import Attached, Found
@@ -60,6 +61,7 @@ from margo_oci.trust import Policy, verify
 from margo_oci.trustconfig import load_trust_config
 from margo_oci.trustpolicy import Authorities, TrustPolicy, parse_trust_policy
 from margo_oci.tuf import Document, canonical
+from margo_oci.units import parse_unit
 from margo_oci.yamldoc import parse_yaml
 from margo_oci.yamltree import parse_tree
 
@@ -361,6 +363,18 @@ def feed_component(data: bytes) -> None:
     holds(not reads_only_the_archive([replace(e, path=f"{one.top}/{e.path}") for e in one.entries]), "rules hold")
 
 
+def feed_units(data: bytes) -> None:
+    """Read a unit and a drop-in; a line of the unit is one that was written."""
+    unit = parse_unit(data)
+    holds(all(0 < one.number <= data.count(b"\n") + 1 and one.section in unit.sections for one in unit.lines), "lines")
+    entries = [Entry("a/a.container", data), Entry("a/a.volume.d/x.conf", data), Entry("a/b.kube", data)]
+    for fault in (*units_can_be_read(entries), *names_only_the_archive(entries), *warnings_of(entries)):
+        holds(fault.file in ("a/a.container", "a/a.volume.d/x.conf", "a/b.kube"), "a fault has its file")
+    if unit.faults:
+        raise FormatError(unit.faults[0][1])
+    images_of_units(entries[:2], what="units")
+
+
 def feed_layer(data: bytes) -> None:
     layer = Descriptor.of(data, "application/vnd.margo.manifests.layer.v1+tar+gzip")
     for placed in read_layer(layer, data, what="layer"):
@@ -521,6 +535,7 @@ TARGETS: Sequence[Target] = (
     Target("archive", feed_archive, "tar"),
     Target("image-layout", feed_image_layout, "tar", _JSON, share=0.3),  # written to a disk each time
     Target("component", feed_component, "tar", _YAML),
+    Target("units", feed_units, "text", (b"[Container]", b"Image=", b"Volume=./", b"Mount=type=image,"), share=0.3),
     Target("layer", feed_layer, "tar", _YAML),
     Target("compose-tree", feed_tree, "text", _YAML),
     Target("yaml", feed_yaml, "text", _YAML),

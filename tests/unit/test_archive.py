@@ -424,3 +424,16 @@ def test_a_known_deployment_and_a_known_component_have_fixed_digests() -> None:
         component.manifest.layers[0].digest == "sha256:f85280bb7b2cab487b16d5e5b61c3f44626b0d59e22943300851c920e9a0616d"
     )
     assert component.manifest.digest == "sha256:5de1971927803adb865092a86dd2d6cc984bff9d3d4ddf721534bb983030ea68"
+
+
+def test_7_5_what_bsdtar_notes_beside_a_file_is_passed_over() -> None:
+    notes = {"LIBARCHIVE.creationtime": "1700000000.5", "SCHILY.fflags": "arch", "SCHILY.dev": "2049", "atime": "1.25"}
+    data = hostile(member("./a", kind=b"5", pax=notes), member("./a/b", b"x", pax=notes), pax={"comment": "libarchive"})
+    assert [(one.path, one.data) for one in unpack(data, what="c")] == [("a", b""), ("a/b", b"x")]
+
+
+def test_7_5_all_entries_that_break_a_rule_are_told_up_to_a_limit() -> None:
+    with pytest.raises(FormatError) as refused:
+        unpack(hostile(*(member(f"/{number}") for number in range(200))), what="c")
+    assert len(refused.value.faults) == 100
+    assert refused.value.faults[1] == "c: path '/1' is absolute: not accepted"

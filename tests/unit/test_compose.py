@@ -104,7 +104,8 @@ def test_8_9_what_is_mounted_of_the_archive_must_be_in_it(tmp_path: Path) -> Non
     fault = "services.web.volumes: data is not in the archive: data belongs into a named volume"
     assert faults_of_template(one, tmp_path) == ([fault], [])
     (tmp_path / "data").mkdir()
-    assert faults_of_template(one, tmp_path) == ([], [])
+    words = "data is mounted from the archive, read-only: the standard ships no bind mounts, prefer configs"
+    assert faults_of_template(one, tmp_path) == ([], [f"services.web.volumes: {words}"])
 
 
 def test_a_bind_mount_is_a_path_of_the_device(tmp_path: Path) -> None:

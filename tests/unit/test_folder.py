@@ -80,7 +80,7 @@ def test_an_empty_folder_must_be_meant(tmp_path: Path) -> None:
 def test_what_is_no_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="gone: a folder with ApplicationDeployments"):
         read_deployments(tmp_path / "gone", allow_empty=True)
-    with pytest.raises(FormatError, match=r"gone: a folder with compose.yaml is expected"):
+    with pytest.raises(FormatError, match=r"gone: a folder with compose.yaml or with units of Quadlet is expected"):
         read_component(tmp_path / "gone")
 
 

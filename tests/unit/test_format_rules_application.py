@@ -288,3 +288,10 @@ def test_a_document_full_of_faults_gets_no_endless_list() -> None:
     raw = application()
     raw |= {f"field{i}": i for i in range(5000)}
     assert len(check_description(as_yaml(raw), what="margo.yaml").faults) == 1000
+
+
+@pytest.mark.parametrize("written", ["quadlet", "quadlet.v1"])
+def test_12_6_a_profile_that_is_only_proposed_gets_a_warning(written: str) -> None:
+    (fault,) = faults(f"{PROFILE}.type", written)
+    assert (fault.level, fault.field) == ("warning", f"{IN_PROFILE}.type")
+    assert fault.message == "is a proposal and not in the standard: few devices run it"

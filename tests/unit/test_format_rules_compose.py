@@ -14,7 +14,7 @@ from margo_oci.manifest import Manifest
 from margo_oci.package import (
     COMPOSE_ARTIFACT,
     COMPOSE_LAYER,
-    ComposeArtifact,
+    ComponentArtifact,
     archive_layer,
     build_component,
     open_archive,
@@ -25,7 +25,7 @@ COMPOSE = Entry("compose.yaml", b"services: {}")
 KEY = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
 
 
-def built(**files: Entry) -> ComposeArtifact:
+def built(**files: Entry) -> ComponentArtifact:
     return build_component({"compose.yaml": COMPOSE, **files}, name="hello", version="1.4.0_b.7")
 
 

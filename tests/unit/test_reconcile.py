@@ -7,12 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from margo_oci.archive import Entry
 from margo_oci.compose import failed
 from margo_oci.content import digest_of
+from margo_oci.deployment import parse_deployment
+from margo_oci.desired_state import Layer, Lock, build_layer
 from margo_oci.errors import ApplyError, FormatError
+from margo_oci.package import QUADLET, build_component
 from tests.simulators.engine import PowerCut
 from tests.simulators.faults import answers, silent, stalls, unreachable
-from tests.simulators.plant import IMAGE, IMAGE_BYTES, IMAGE_DIGEST, LOCAL_IMAGE, NOON, Plant, id_of
+from tests.simulators.plant import (
+    HOST,
+    IMAGE,
+    IMAGE_BYTES,
+    IMAGE_DIGEST,
+    IMAGE_REPOSITORY,
+    LOCAL_IMAGE,
+    NOON,
+    Plant,
+    id_of,
+)
 from tests.simulators.registry import ALWAYS, SimulatedRegistry
 
 PINNED_IMAGE = f"{IMAGE.rpartition(':')[0]}@{IMAGE_DIGEST}"
@@ -754,3 +768,33 @@ def test_plan_counts_an_image_that_several_need_once(plant: Plant) -> None:
     plant.publish(plant.workload("pump", "a"), plant.workload("valve", "a"), counter=1)
     report = plant.device.plan()
     assert sorted(one.bytes or 0 for one in report.deployments) == [0, 98]
+
+
+def quadlet(plant: Plant, name: str, profile: str) -> Layer:
+    """Publish a component of units, and return a deployment of it, locked as `margo-oci push` locks it."""
+    unit = Entry("web.container", f"[Container]\nImage={HOST}/images/units:1\n".encode())
+    built = build_component({unit.path: unit}, name=name, version="1.0.0", form=QUADLET)
+    plant.sim.put_blob("components/units", built.layer)
+    plant.sim.put_manifest("components/units", "1.0.0", built.manifest.data)
+    layers = [b"an image that nobody here needs"]
+    image = plant.publish_image(*layers)
+    plant.sim.put_manifest("images/units", "1", plant.sim.repositories[IMAGE_REPOSITORY].manifests[image])
+    source = f"oci://{HOST}/components/units"
+    text = plant.workload(name, "a").deployment.data.decode()
+    text = text.replace("type: compose", f"type: {profile}").replace(f"oci://{HOST}/components/cell", source)
+    one = parse_deployment(text.encode(), what=name)
+    return build_layer(one, Lock({f"{source}:1.0.0": built.manifest.digest}, {f"{HOST}/images/units:1": image}))
+
+
+@pytest.mark.parametrize("profile", ["quadlet", "quadlet.v1"])
+def test_8_15_a_quadlet_deployment_is_reported_as_unsupported_and_others_go_on(plant: Plant, profile: str) -> None:
+    plant.publish(plant.workload("pump", "a"), quadlet(plant, "units", profile), counter=1)
+    report = plant.device.once()
+    assert {one.name: one.state for one in report.deployments} == {"pump": "installed", "units": "failed"}
+    (failed,) = [one for one in report.deployments if one.name == "units"]
+    assert failed.error.startswith("profile quadlet is not supported: this device runs Compose deployments")
+    assert failed.code == "unsupported-profile"
+    assert plant.device.engine.running == {"pump": "a"}
+    assert not [one for one in plant.sim.requests if "images/units" in str(one)]
+    assert plant.device.once().outcome == "failed"
+    assert plant.device.engine.running == {"pump": "a"}
