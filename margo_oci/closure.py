@@ -180,7 +180,7 @@ class Closure:
         await self._hanging(below, travels=False, depth=0)
 
     def _is_wanted(self, raw: object) -> bool:
-        return not self.platforms or any(platform.rank(raw) is not None for platform in self.platforms)
+        return not self.platforms or any(platform.runs_one_of([raw]) for platform in self.platforms)
 
 
 async def _all(work: Sequence[object]) -> None:

@@ -8,7 +8,7 @@ from margo_oci.archive import Entry, pack, unpack
 from margo_oci.content import Descriptor, canonical_json, digest_of, is_digest, parse_json
 from margo_oci.deployment import Deployment, parse_deployment
 from margo_oci.errors import FormatError
-from margo_oci.manifest import CREATED, TITLE, Manifest, kind_of
+from margo_oci.manifest import CREATED, REVISION, SOURCE, TITLE, Manifest, kind_of
 from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
 
 ARTIFACT_TYPE = "application/vnd.org.margo.config.v1+json"
@@ -52,6 +52,21 @@ def _digests(raw: object, at: str) -> Mapping[str, str]:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the documents of a state came from: a commit, and the repository that has it (format 2.9)."""
+
+    revision: str = ""
+    source: str = ""
+
+    def annotations(self) -> Mapping[str, str]:
+        """Return what is written of it."""
+        return {name: text for name, text in ((REVISION, self.revision), (SOURCE, self.source)) if text}
+
+
+NO_ORIGIN = Origin()
+
+
+@dataclass(frozen=True)
 class Layer:
     """One layer with its bytes."""
 
@@ -73,6 +88,12 @@ class DesiredState:
         return tuple(layer for layer in self.manifest.layers if kind_of(layer.media_type) == "deployments")
 
     @property
+    def origin(self) -> Origin:
+        """The commit it was made of, if the publisher said so: what comes from outside is bounded where it is shown."""
+        annotations = self.manifest.annotations
+        return Origin(annotations.get(REVISION, ""), annotations.get(SOURCE, ""))
+
+    @property
     def created(self) -> str:
         """When it was made, if the publisher said so."""
         return self.manifest.annotations.get(CREATED, "")
@@ -88,9 +109,11 @@ def build_layer(deployment: Deployment, lock: Lock | None = None) -> Layer:
     return Layer(Descriptor.of(data, LAYER_TYPE, annotations), data)
 
 
-def build_state(layers: Sequence[Descriptor], *, counter: int, scope: str, created: str = "") -> DesiredState:
+def build_state(
+    layers: Sequence[Descriptor], *, counter: int, scope: str, created: str = "", origin: Origin = NO_ORIGIN
+) -> DesiredState:
     """Make the manifest over `layers`, in the order of their deployment (format 1.3, 2.1, 2.2)."""
-    annotations = {COUNTER: str(check_counter(counter)), SCOPE: check_scope(scope)}
+    annotations = {COUNTER: str(check_counter(counter)), SCOPE: check_scope(scope), **origin.annotations()}
     if created:
         annotations[CREATED] = created
     ordered = sorted(layers, key=lambda layer: layer.annotations.get(DEPLOYMENT, ""))

@@ -64,6 +64,20 @@ async def read_image(registry: Registry, reference: Reference, platform: Platfor
     )
 
 
+async def platforms_of(registry: Registry, reference: Reference) -> Sequence[Any]:
+    """Return for which platforms an image is, as its index or its configuration says (image-spec v1.1).
+
+    Raises FormatError, RegistryError, TrustError.
+    """
+    received = await _received(registry, reference)
+    listed = index_entries(received.data, str(reference))
+    if listed is not None:
+        return [one.get("platform") for one in listed]
+    manifest = Manifest.from_bytes(received.data, what=str(reference))
+    data = await registry.small_blob(reference, manifest.config, limit_bytes=MANIFEST_LIMIT_BYTES)
+    return [parse_json(data, what=f"{reference}: config")]
+
+
 def index_entries(data: bytes, what: str) -> Sequence[Mapping[str, Any]] | None:
     """Return what an image index lists; None if `data` is no index. Raises FormatError."""
     index = _index(data, what)

@@ -13,10 +13,10 @@ from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.deployment import Component, Deployment
 from margo_oci.desired_state import Lock
 from margo_oci.errors import FormatError, MargoError, RegistryError
-from margo_oci.package import QUADLET, Archive, check_top
+from margo_oci.package import COMPOSE, QUADLET, Archive, Form, check_top
 from margo_oci.quadlet import images_of_units
 from margo_oci.reference import Reference, parse_image
-from margo_oci.registry import Registry
+from margo_oci.registry import Received, Registry
 from margo_oci.store import Store, extract
 
 LOOKUPS_AT_ONCE = 16
@@ -34,6 +34,7 @@ class Locker:
         self.folder = tempfile.TemporaryDirectory(prefix="margo-oci-")
         self.gate = asyncio.Semaphore(LOOKUPS_AT_ONCE)
         self.running: dict[str, asyncio.Task[Any]] = {}
+        self.manifests: dict[str, Received] = {}  # of components, by digest
         self.warnings: list[str] = []  # about what was locked
 
     async def __aenter__(self) -> "Locker":
@@ -99,21 +100,25 @@ class Locker:
             return await start()
 
     async def _component(self, component: Component) -> str:
-        return await self.registry.digest(component_reference(component))
+        received = await self.registry.manifest(component_reference(component))
+        assert received is not None  # noqa: S101  (nothing was known before)
+        self.manifests[received.digest] = received  # its archive is asked for next: one request does for both
+        return received.digest
 
     async def _unpacked(self, reference: Reference) -> None:
         """Unpack the archive at `reference`: once for each digest, however many repositories hold it."""
-        archive = await fetch_archive(self.registry, reference, self.store)
+        archive = await self._archive(reference)
         await asyncio.to_thread(extract, archive.entries, self._folder(reference.digest))
 
-    async def _units(self, reference: Reference) -> Archive:
-        return await fetch_archive(self.registry, reference, self.store, form=QUADLET)
+    async def _archive(self, reference: Reference, form: Form = COMPOSE) -> Archive:
+        received = self.manifests.get(reference.digest)
+        return await fetch_archive(self.registry, reference, self.store, form=form, received=received)
 
     async def _images(self, deployment: Deployment, component: Component, digest: str, *, at: str) -> Sequence[str]:
         if deployment.profile == "quadlet":
             units = component_reference(component).at(digest)
             what = f"component {units.name}"
-            content = await self._once(f"units {digest}", functools.partial(self._units, units))
+            content = await self._once(f"units {digest}", functools.partial(self._archive, units, QUADLET))
             check_top(content, component.name, what=what)
             return images_of_units(content.entries, what=what)
         if deployment.profile != "compose":

@@ -1,6 +1,9 @@
 """Which images run on a machine, by what image indexes call its architecture (image-spec v1.1, image-index.md)."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from margo_oci.errors import said
 
 # What `uname -m` and engines say, to what image indexes say (image-spec v1.1, image-index.md, platform; Go's names).
 _MACHINES = {
@@ -31,6 +34,21 @@ class Platform:
         variant = str(raw.get("variant") or self._usual)
         return variant if variant <= (self.variant or self._usual) else None
 
+    def runs_one_of(self, offered: Iterable[object]) -> bool:
+        """Tell whether an image for these platforms has one that runs here."""
+        return any(self.rank(raw) is not None for raw in offered)
+
     @property
     def _usual(self) -> str:
         return _MACHINES.get(self.architecture, ("", ""))[1]
+
+
+def worded_platforms(offered: Iterable[object]) -> str:
+    """Return platforms as people write them: linux/amd64, linux/arm/v7. What belongs to no machine is left out."""
+    names = []
+    for raw in offered:
+        one = raw if isinstance(raw, Mapping) else {}
+        parts = [str(one.get(key) or "") for key in ("os", "architecture", "variant")]
+        if parts[:2] != ["unknown", "unknown"]:  # attestations that a builder lists beside its images
+            names.append("/".join(filter(None, parts)) or "(it does not say)")
+    return said(", ".join(dict.fromkeys(names))) or "none"

@@ -6,21 +6,23 @@ at least one always finds out (docs/decisions/0004).
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor
-from margo_oci.desired_state import DesiredState, Layer, build_state, parse_state
+from margo_oci.desired_state import NO_ORIGIN, DesiredState, Layer, Origin, build_state, parse_state
 from margo_oci.errors import ConflictError, FormatError, NotFound, TrustError
 from margo_oci.keys import PublicKey, Signer, p256_only
 from margo_oci.manifest import CREATED, Manifest
 from margo_oci.reference import TAG, Reference
 from margo_oci.registry import Registry
+from margo_oci.signatures import Attached, Found
+from margo_oci.signed import SignatureFolder
 from margo_oci.signing import DEFAULT_FORMS, Attacher, Forms
 from margo_oci.transfer import Judge, open_state, referrers, resolve
-from margo_oci.trust import Policy, TrustAnything
+from margo_oci.trust import Policy, TrustAnything, signers_of
 
 if TYPE_CHECKING:
     from margo_oci.upload import Uploader  # oras takes a while to load, and reading needs none of it
@@ -37,6 +39,7 @@ class Release:
     state: DesiredState
     uploaded: frozenset[str] = field(default_factory=frozenset)
     changed: bool = True
+    begun: bool = False  # an earlier push of it was cut off: its claim is there
 
     @property
     def pinned(self) -> Reference:
@@ -72,6 +75,7 @@ class Publisher:
     now: Callable[[], datetime]
     peers: Sequence[PublicKey] = ()
     forms: Forms = DEFAULT_FORMS
+    kept: SignatureFolder | None = None
 
     async def publish(
         self,
@@ -81,6 +85,7 @@ class Publisher:
         scope: str,
         counter: int | None = None,
         created: str = "",
+        origin: Origin = NO_ORIGIN,
         progress: Progress = lambda _: None,
     ) -> Release:
         """Publish `layers` as the state of `scope`; what the registry has is not sent again.
@@ -91,7 +96,7 @@ class Publisher:
         current = await current_state(self.registry, reference)
         before = await self._counted(reference, current, counter)
         release = await plan_release(
-            self.registry, reference, layers, before, scope=scope, counter=counter, created=created
+            self.registry, reference, layers, before, scope=scope, counter=counter, created=created, origin=origin
         )
         if not release.changed:
             await self._sign(reference, release.state.manifest)
@@ -99,7 +104,9 @@ class Publisher:
         known = {layer.digest for layer in current.manifest.layers} if current else set()
         missing = [layer for layer in layers if layer.descriptor.digest not in known]
         uploaded = await self._push_blobs(reference, missing, progress)
-        await self._release(reference, release.state, current)
+        # What has a layer that the registry had not is new to it; else another tag there may have the very manifest.
+        is_new = bool(uploaded) or not (release.begun or await _is_there(self.registry, release.pinned))
+        await self._release(reference, release.state, current, new=is_new)
         return Release(reference=reference, state=release.state, uploaded=uploaded)
 
     async def rollback(
@@ -122,10 +129,10 @@ class Publisher:
             return Release(reference=reference, state=before, changed=False)
         last = max(before.counter if before else 0, old.counter)
         _check_rises(reference, counter, last)
-        free = await _unclaimed(self.registry, reference, counter or last + 1)
+        free, _ = await _unclaimed(self.registry, reference, counter or last + 1)
         if counter not in (None, free):
             raise ConflictError(f"{reference}: counter {counter} is taken by another state: {_ADVICE}")
-        state = build_state(old.manifest.layers, counter=free, scope=old.scope, created=created)
+        state = build_state(old.manifest.layers, counter=free, scope=old.scope, created=created, origin=old.origin)
         await self._release(reference, state, current)
         return Release(reference=reference, state=state)
 
@@ -146,7 +153,7 @@ class Publisher:
 
     @property
     def _attacher(self) -> Attacher:
-        return Attacher(self.registry, self.uploader, self.now, self.forms)
+        return Attacher(self.registry, self.uploader, self.now, self.forms, self.kept)
 
     @property
     def _judge(self) -> Judge:
@@ -162,7 +169,8 @@ class Publisher:
         if current is None:
             return None
         try:
-            await self._judge.signers(self.registry, reference, current.manifest.descriptor)
+            if not self._is_known(current.manifest):
+                await self._judge.signers(self.registry, reference, current.manifest.descriptor)
         except TrustError:
             if counter is None:
                 raise ConflictError(
@@ -172,12 +180,26 @@ class Publisher:
             return None
         return current
 
-    async def _release(self, reference: Reference, state: DesiredState, current: DesiredState | None) -> None:
+    def _is_known(self, manifest: Manifest) -> bool:
+        """Tell whether a signature that is kept here says that one of our keys signed `manifest`."""
+        bundle = self.kept.bundle(manifest.digest) if self.kept else None
+        if bundle is None:
+            return False
+        try:
+            signers_of(manifest.descriptor, Found([Attached("bundle", bundle)]), self._judge.policy, now=self.now())
+        except TrustError:
+            return False
+        return True
+
+    async def _release(
+        self, reference: Reference, state: DesiredState, current: DesiredState | None, *, new: bool = False
+    ) -> None:
         """Claim the counter, sign, and move the tag; look before and after (format 2.3 to 2.6)."""
         mine, manifest = claim(reference, state.counter), state.manifest
-        await asyncio.to_thread(self.uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
+        if current is None or current.manifest.config.digest != EMPTY_CONFIG.digest:
+            await asyncio.to_thread(self.uploader.send, reference, EMPTY_CONFIG, EMPTY_JSON)
         await asyncio.to_thread(self.uploader.manifest, mine, manifest.data)
-        await self._sign(reference, manifest)
+        await self._attacher.sign(reference, manifest.descriptor, self.signer, new=new)
         found = await current_state(self.registry, reference)
         if _digest(found) != _digest(current):
             raise ConflictError(f"{reference}: somebody else published {_digest(found)} meanwhile: {_ADVICE}")
@@ -191,7 +213,7 @@ class Publisher:
 
         async def one(layer: Layer) -> str:
             async with gate:
-                sent = await asyncio.to_thread(self.uploader.blob, reference, layer.descriptor, layer.data)
+                sent = await asyncio.to_thread(self.uploader.send, reference, layer.descriptor, layer.data)
             progress(layer.descriptor)
             return layer.descriptor.digest if sent else ""
 
@@ -213,22 +235,27 @@ async def plan_release(
     scope: str,
     counter: int | None,
     created: str,
+    origin: Origin = NO_ORIGIN,
 ) -> Release:
-    """Decide what a push would publish: the same again, or a new state under a counter that is free."""
+    """Decide what a push would publish: the same again, or a new state under a counter that is free.
+
+    Where the same came from another commit, nothing is new: its first origin stays (format 2.9).
+    """
     descriptors = [layer.descriptor for layer in layers]
     if current and counter in (None, current.counter):
-        same = build_state(descriptors, counter=current.counter, scope=scope, created=created or current.created)
+        same = build_state(descriptors, counter=current.counter, scope=scope, created=created or current.created,
+                           origin=current.origin)  # fmt: skip
         if same.manifest.digest == current.manifest.digest:
             return Release(reference=reference, state=current, changed=False)
     _check_rises(reference, counter, current.counter if current else 0)
     chosen = counter or (current.counter if current else 0) + 1
-    state = build_state(descriptors, counter=chosen, scope=scope, created=created)
-    free = await _unclaimed(registry, reference, chosen, mine=state.manifest.digest)
+    state = build_state(descriptors, counter=chosen, scope=scope, created=created, origin=origin)
+    free, begun = await _unclaimed(registry, reference, chosen, mine=state.manifest.digest)
     if free == chosen:
-        return Release(reference=reference, state=state)
+        return Release(reference=reference, state=state, begun=begun)
     if counter is not None:
         raise ConflictError(f"{reference}: counter {counter} is taken by another state: {_ADVICE}")
-    state = build_state(descriptors, counter=free, scope=scope, created=created)
+    state = build_state(descriptors, counter=free, scope=scope, created=created, origin=origin)
     return Release(reference=reference, state=state)
 
 
@@ -237,16 +264,26 @@ def _check_rises(reference: Reference, counter: int | None, last: int) -> None:
         raise FormatError(f"counter {counter} is not higher than {last}, which {reference} has")
 
 
-async def _unclaimed(registry: Registry, reference: Reference, counter: int, *, mine: str = "") -> int:
-    """Return the first counter from `counter` on that no other state has claimed (a push that was cut off)."""
+async def _unclaimed(registry: Registry, reference: Reference, counter: int, *, mine: str = "") -> tuple[int, bool]:
+    """Return the first counter from `counter` on that no other state has claimed, and whether `mine` has claimed it
+    (a push that was cut off).
+    """
     for _ in range(CLAIMS_LIMIT):
         try:
             if await registry.digest(claim(reference, counter)) == mine:
-                return counter
+                return counter, True
         except NotFound:
-            return counter
+            return counter, False
         counter, mine = counter + 1, ""
     raise ConflictError(f"{reference}: {CLAIMS_LIMIT} counters in a row are claimed: {_ADVICE}")
+
+
+async def _is_there(registry: Registry, reference: Reference) -> bool:
+    try:
+        await registry.digest(reference)
+    except NotFound:
+        return False
+    return True
 
 
 async def current_state(registry: Registry, reference: Reference) -> DesiredState | None:
@@ -299,6 +336,12 @@ def claim(reference: Reference, counter: int) -> Reference:
 def claim_prefix(reference: Reference) -> str:
     """Return what the tags of all releases of a tag begin with."""
     return f"{reference.tag}-counter-"
+
+
+def is_claim(tag: str, tags: Collection[str]) -> bool:
+    """Tell whether a tag keeps a release of another one of `tags`."""
+    name, found, counter = tag.rpartition("-counter-")
+    return bool(found) and name in tags and counter.isascii() and counter.isdigit()
 
 
 def _is_claim(tag: str, prefix: str) -> bool:

@@ -17,6 +17,7 @@ from margo_oci.manifest import IMAGE_INDEX, REFERRER_COUNT_LIMIT, Manifest, buil
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
 from margo_oci.signatures import Format, Found, SignedBy
+from margo_oci.signed import SignatureFolder
 from margo_oci.transfer import (
     SIGNATURE_COUNT_LIMIT,
     Judge,
@@ -56,20 +57,30 @@ class Attacher:
     uploader: "Uploader"
     now: Callable[[], datetime]
     forms: Forms = DEFAULT_FORMS
+    kept: SignatureFolder | None = None
 
-    async def sign(self, reference: Reference, subject: Descriptor, signer: Signer) -> Sequence[Format]:
+    async def sign(
+        self, reference: Reference, subject: Descriptor, signer: Signer, *, new: bool = False
+    ) -> Sequence[Format]:
         """Attach those signatures by `signer` over `subject` that are not there; return which were made.
 
-        Raises FormatError for a key that a format does not take, RegistryError.
+        Nobody looks for signatures of what is `new` to its repository, with the empty config there. Raises FormatError
+        for a key that a format does not take, RegistryError.
         """
         made: list[Format] = []
         self.check(signer)
-        if signer.public.algorithm == "ES256" and not await self._signed(reference, subject, signer):
+        if signer.public.algorithm == "ES256" and (new or not await self._signed(reference, subject, signer)):
             bundle = cosign.sign(subject.digest, signer, name=reference.name)
             carrier = cosign.signature_manifest(bundle, subject, created=timestamp(self.now()))
-            await self.carry(reference, carrier, bundle)
+            await self.carry(reference, carrier, bundle, first=new)
+            if self.kept:
+                self.kept.keep(subject.digest, bundle)
             made.append("bundle")
-        if self.forms.simple and signer.public.algorithm == "ES256" and await self._simple(reference, subject, signer):
+        if (
+            self.forms.simple
+            and signer.public.algorithm == "ES256"
+            and await self._simple(reference, subject, signer, new=new)
+        ):
             made.append("simple-signing")
         if self.forms.chain and await self._notary(reference, subject, signer):
             made.append("notary")
@@ -107,15 +118,19 @@ class Attacher:
             return ["keyless"]
         return []
 
-    async def carry(self, reference: Reference, carrier: Manifest, data: bytes) -> None:
-        """Push a manifest that refers to another one, with its one layer; where needed, list it under the tag."""
-        assert carrier.subject is not None  # noqa: S101  (else it would refer to nothing)
-        await asyncio.to_thread(self.uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
-        await asyncio.to_thread(self.uploader.blob, reference, carrier.layers[0], data)
-        if not await asyncio.to_thread(self.uploader.manifest, reference.at(carrier.digest), carrier.data):
-            await self._list(reference, carrier.subject.digest, carrier)
+    async def carry(self, reference: Reference, carrier: Manifest, data: bytes, *, first: bool = False) -> None:
+        """Push a manifest that refers to another one, with its one layer; where needed, list it under the tag.
 
-    async def _list(self, reference: Reference, subject: str, carrier: Manifest) -> None:
+        Of the `first` one it is known that nothing is listed yet, and that the empty config is there.
+        """
+        assert carrier.subject is not None  # noqa: S101  (else it would refer to nothing)
+        if not first:
+            await asyncio.to_thread(self.uploader.send, reference, EMPTY_CONFIG, EMPTY_JSON)
+        await asyncio.to_thread(self.uploader.send, reference, carrier.layers[0], data)
+        if not await asyncio.to_thread(self.uploader.manifest, reference.at(carrier.digest), carrier.data):
+            await self._list(reference, carrier.subject.digest, carrier, first=first)
+
+    async def _list(self, reference: Reference, subject: str, carrier: Manifest, *, first: bool) -> None:
         entry = Descriptor(
             media_type=carrier.descriptor.media_type,
             digest=carrier.digest,
@@ -123,7 +138,7 @@ class Attacher:
             annotations=carrier.annotations,
             artifact_type=carrier.artifact_type,
         )
-        others = await referrers(self.registry, reference, subject)
+        others = () if first else await referrers(self.registry, reference, subject)
         listed = [*(one for one in others if one.digest != entry.digest), entry]
         if len(listed) > REFERRER_COUNT_LIMIT:
             raise FormatError(
@@ -156,16 +171,16 @@ class Attacher:
         except TrustError:
             return ()
 
-    async def _simple(self, reference: Reference, subject: Descriptor, signer: Signer) -> bool:
-        existing = await simple_image(self.registry, reference, subject.digest)
+    async def _simple(self, reference: Reference, subject: Descriptor, signer: Signer, *, new: bool) -> bool:
+        existing = None if new else await simple_image(self.registry, reference, subject.digest)
         if existing:
             found = await simple_signatures(self.registry, reference, subject.digest, existing)
             if self._by(signer, subject, found):
                 return False
         signature = simple_signing.sign(subject.digest, signer, name=reference.name)
         config, image = simple_signing.signature_image(signature, existing)
-        await asyncio.to_thread(self.uploader.blob, reference, image.config, config)
-        await asyncio.to_thread(self.uploader.blob, reference, signature.descriptor, signature.payload)
+        await asyncio.to_thread(self.uploader.send, reference, image.config, config)
+        await asyncio.to_thread(self.uploader.send, reference, signature.descriptor, signature.payload)
         tag = reference.at(simple_signing.tag_of(subject.digest))
         await asyncio.to_thread(self.uploader.manifest, tag, image.data)
         return True

@@ -60,6 +60,20 @@ class Uploader:
             )
         return True
 
+    def send(self, reference: Reference, descriptor: Descriptor, data: bytes) -> bool:
+        """Push a blob that is most likely new; tell whether it was sent. Raises RegistryError.
+
+        It is asked for in the same request (distribution-spec v1.1 "Mounting a blob", out of the very repository): a
+        registry that has it answers 201, and any other begins an upload.
+        """
+        url = f"{self.oras.prefix}://{self._container(reference).upload_blob_url()}"
+        asked = append_url_params(url, {"mount": descriptor.digest, "from": reference.repository})
+        begun = self.oras.do_request(asked, "POST")
+        if begun.status_code == requests.codes.created:
+            return False
+        self._put(reference, descriptor, begun, data)
+        return True
+
     def has(self, reference: Reference, descriptor: Descriptor) -> bool:
         """Tell whether the registry has a blob. Raises RegistryError."""
         return self.oras.has(f"{self.oras.prefix}://{self._container(reference).get_blob_url(descriptor.digest)}")
@@ -68,10 +82,15 @@ class Uploader:
         """Push a blob out of a file, which is not held in memory as oras does it. Raises RegistryError."""
         container = self._container(reference)
         begun = self.oras.do_request(f"{self.oras.prefix}://{container.upload_blob_url()}", "POST")
+        self._put(reference, descriptor, begun, file if descriptor.size else b"")  # an empty file would go in chunks
+
+    def _put(
+        self, reference: Reference, descriptor: Descriptor, begun: requests.Response, body: BinaryIO | bytes
+    ) -> None:
+        """Send the content of an upload that the registry let begin."""
         place = urljoin(f"{self.oras.prefix}://{reference.host}/", begun.headers["Location"])
         url = append_url_params(place, {"digest": descriptor.digest})
         headers = {"Content-Type": "application/octet-stream"}
-        body = file if descriptor.size else b""  # a file without content would be sent in chunks
         _expect(self.oras.do_request(url, "PUT", data=body, headers=headers), f"push of blob {descriptor.digest}")
 
     def manifest(self, reference: Reference, data: bytes, media_type: str = IMAGE_MANIFEST) -> bool:
@@ -143,6 +162,7 @@ class _Oras(OrasRegistry):  # type: ignore[misc]  # oras has no types
             response = self._send(url, method, headers, body)
         if method == "POST":  # oras goes on from a refused upload as if it had been granted
             _expect(response, f"POST {shown(url)}")
+        if method == "POST" and response.status_code != requests.codes.created:  # that one is done, and goes on nowhere
             self._check_next(response.headers.get("Location", ""), url)
         return response
 

@@ -24,6 +24,8 @@ _WORDS: dict[str, Any] = {
 }  # fmt: skip
 _Loader = getattr(yaml, "CLoader", yaml.Loader)  # only its parser is used: it constructs no objects
 
+_ENDS = (yaml.SequenceEndEvent, yaml.MappingEndEvent)
+_BETWEEN = (yaml.StreamStartEvent, yaml.StreamEndEvent, yaml.DocumentStartEvent, yaml.DocumentEndEvent)
 _QUOTED = ("'", '"', "|", ">")  # written as text, so it is text
 
 Path = tuple[str | int, ...]
@@ -66,7 +68,7 @@ def parse_yaml(data: bytes, *, what: str) -> Document:
     marks: dict[Path, tuple[int, int]] = {}
     try:
         text = data.decode("utf-8-sig")
-        events = _significant(yaml.parse(text, Loader=_Loader), what)
+        events = _significant(_Loader(text), what)
         first = next(events, None)
         value = None if first is None else _value(first, events, (), marks, what)
         if extra := next(events, None):
@@ -81,22 +83,29 @@ def parse_yaml(data: bytes, *, what: str) -> Document:
 
 
 def _line(event: yaml.Event) -> int:
-    return int(event.start_mark.line) + 1 if event.start_mark else 1
+    return _mark(event)[0]
 
 
 def _mark(event: yaml.Event) -> tuple[int, int]:
-    return _line(event), int(event.start_mark.column) + 1 if event.start_mark else 1
+    mark = event.start_mark
+    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
 
 
-def _significant(events: Iterator[yaml.Event], what: str) -> Iterator[yaml.Event]:
-    for event in events:
-        if isinstance(event, yaml.AliasEvent):
-            raise FormatError(f"{what}:{_line(event)}: aliases (*{event.anchor}) are not accepted: write it out")
-        tag = getattr(event, "tag", None)
-        if tag not in (None, "!"):
-            raise FormatError(f"{what}:{_line(event)}: tags ({tag}) are not accepted")
-        if isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent):
+def _significant(loader: Any, what: str) -> Iterator[yaml.Event]:
+    """Yield values and ends of collections; a thousand documents are read at once, so each event counts."""
+    try:
+        while loader.check_event():
+            event = loader.get_event()
+            kind = type(event)
+            if kind in _BETWEEN:
+                continue
+            if kind is yaml.AliasEvent:
+                raise FormatError(f"{what}:{_line(event)}: aliases (*{event.anchor}) are not accepted: write it out")
+            if kind not in _ENDS and event.tag not in (None, "!"):
+                raise FormatError(f"{what}:{_line(event)}: tags ({event.tag}) are not accepted")
             yield event
+    finally:
+        loader.dispose()
 
 
 def _value(
@@ -115,7 +124,7 @@ def _value(
             items.append(_value(item, events, (*path, len(items)), marks, what))
         return items
     mapping: dict[str, Any] = {}
-    while not isinstance(key := next(events), yaml.MappingEndEvent):
+    while type(key := next(events)) is not yaml.MappingEndEvent:
         if not isinstance(key, yaml.ScalarEvent):
             raise FormatError(f"{what}:{_line(key)}: a key is text")
         if key.value in mapping:

@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = ROOT / "docs"
 PROGRAMS = Path(sys.executable).parent
 COUNT = 200
+MANY = 1000
 RUNS = 3
 DELAY_S = 0.020
 PASSES = 200
@@ -202,6 +203,30 @@ class Bench:
             )
 
         self.compare(f"push of {COUNT} deployments", link, {"margo-oci": ours, "oras": oras})
+
+    def one_of_many(self) -> str:
+        """Push MANY deployments of which one changed; oras has to push all. Say how many requests ours took."""
+        folder, host, asked = self.place / "many", self.registry.host, {}
+        write_states(folder, host, MANY)
+        first = folder / "d000.yaml"
+        text = first.read_text()
+
+        def ours(number: int, more: Sequence[str] = ()) -> None:
+            first.write_text(text.replace("value: one", f"value: v{number}"))
+            self.oci("push", "many", f"{host}/fleet/many", "--key", "fleet.key", "--scope", "edge-17", *more)
+
+        def oras(number: int) -> None:
+            self.run(sys.executable, "-c", ORAS_PUSH, host, f"bench/oras-many-{number}:latest", str(folder), self.ca)
+
+        ours(-1)
+        self.compare(f"push, 1 of {MANY} changed", "direct", {"margo-oci": ours, "oras": oras})
+        for number, more in enumerate(((), ("--no-sig-tag",)), RUNS):
+            self.registry.forget()
+            ours(number, more)
+            asked[" ".join(more) or "with all signatures"] = len(self.registry.requests())
+        counted = ", ".join(f"{count} ({how})" for how, count in asked.items())
+        words = "one for the component and one for its image among them"
+        return f"A push of {MANY} deployments of which one changed takes {counted} requests, {words}."
 
     def unchanged(self, host: str, link: str) -> None:
         """One pass of the agent with nothing new; the others have to ask for everything again."""
@@ -500,7 +525,8 @@ def main() -> None:
             bench.pulls(host, link)
             bench.pushes(host, link)
             bench.unchanged(host, link)
-        memory = f"{memories(bench)}\n\n{larges(bench, slow.target)}\n\n{interrupted(bench)}"
+        requests = bench.one_of_many()
+        memory = f"{requests}\n\n{memories(bench)}\n\n{larges(bench, slow.target)}\n\n{interrupted(bench)}"
     print(f"\n{table(bench.rows)}\n\n{memory}")
     plot(bench.rows, DOCUMENTS / "benchmarks.svg")
     (DOCUMENTS / "benchmarks.md").write_text(PAGE.format(table=table(bench.rows), memory=memory, runs=RUNS))

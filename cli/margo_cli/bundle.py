@@ -1,11 +1,11 @@
 """`margo-oci bundle`: desired states with all they lead to, for a site without a network."""
 
 import asyncio
-import re
 from pathlib import Path
 
 import click
 
+from margo_cli.platform_type import PlatformType
 from margo_cli.session import REFERENCE, Session, human_bytes, say, with_session
 from margo_cli.trusting import Trusting, trust_options
 from margo_oci.bundle import Plan, is_in, kinds, plan_bundle, write_bundle
@@ -14,22 +14,6 @@ from margo_oci.errors import FormatError
 from margo_oci.layout import open_layout
 from margo_oci.platforms import Platform
 from margo_oci.reference import Reference
-
-
-class PlatformType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer clicks
-    """An option that is a platform."""
-
-    name = "platform"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Platform:
-        """Parse, and let the usage error say what is wrong."""
-        if isinstance(value, Platform):
-            return value
-        found = re.fullmatch(r"linux/([a-z0-9_]{1,20})(?:/([a-z0-9]{1,10}))?", str(value))
-        if not found:
-            self.fail(f"{value!r}: linux/amd64, linux/arm64 or linux/arm/v7 is expected", param, ctx)
-        known = Platform.of(found[1])
-        return Platform(known.architecture, found[2] or known.variant)
 
 
 @click.command("bundle")

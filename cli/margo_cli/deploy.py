@@ -1,8 +1,6 @@
 """`margo-oci deploy` and `undeploy`: deployments of a folder, made of application packages."""
 
 import asyncio
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 import click
 
 from margo_cli.bounded import bounded
-from margo_cli.folder import Document, read_deployments
+from margo_cli.folder import Document, read_deployments, replace_file
 from margo_cli.packages import APP_REFERENCE, newest_first, open_app
 from margo_cli.session import Session, read_file, say, with_session
 from margo_cli.trusting import Trusting, trust_options
@@ -117,7 +115,7 @@ def deploy(
     _check_place(folder, file, made)
     changed = not before or before.deployment.data != data
     if changed:
-        _write(file, data)
+        replace_file(file, data)
     if not trusting.given:
         say(f"the signature of {reference.name} was not looked at: --key asks for one")
     session.show(
@@ -204,21 +202,6 @@ def _check_place(folder: Path, file: Path, made: Before) -> None:
             raise FormatError(
                 f"{one.file}: has the id of {made.deployment.name} in this scope: give it that name again"
             )
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Replace a file as a whole: nobody ever reads half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    mode = file.stat().st_mode & 0o777 if file.exists() else 0o644
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", delete=False) as part:
-        try:
-            part.write(data)
-            part.flush()
-            os.fchmod(part.fileno(), mode)
-            Path(part.name).replace(file)
-        except OSError:
-            Path(part.name).unlink(missing_ok=True)
-            raise
 
 
 @click.command()

@@ -1,6 +1,8 @@
 """Folders of documents: ApplicationDeployments to publish, components to package."""
 
+import os
 import stat
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,21 @@ def _unmet(documents: Sequence[Document]) -> list[str]:
     names = {one.deployment.id: one.deployment.name for one in documents}
     needs = needs_of(names, {one.deployment.id: one.deployment.depends_on for one in documents})
     return [f"{one.file}: {needs.faults[one.deployment.id]}" for one in documents if one.deployment.id in needs.faults]
+
+
+def replace_file(file: Path, data: bytes) -> None:
+    """Replace a file as a whole: nobody ever reads half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    mode = file.stat().st_mode & 0o777 if file.exists() else 0o644
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", delete=False) as part:
+        try:
+            part.write(data)
+            part.flush()
+            os.fchmod(part.fileno(), mode)
+            Path(part.name).replace(file)
+        except OSError:
+            Path(part.name).unlink(missing_ok=True)
+            raise
 
 
 def read_component(folder: Path) -> Mapping[str, Entry]:

@@ -18,7 +18,7 @@ from margo_cli.session import (
 from margo_cli.trusting import Trusting, need_trust, trust_options
 from margo_oci.content import Descriptor
 from margo_oci.desired_state import DesiredState, Placed, read_layers
-from margo_oci.errors import FormatError, RegistryError
+from margo_oci.errors import FormatError, RegistryError, said
 from margo_oci.manifest import CREATED
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
@@ -91,6 +91,8 @@ def _inspected(
         "counter": state.counter,
         "scope": state.scope,
         "created": state.created or None,
+        "revision": state.origin.revision or None,
+        "source": state.origin.source or None,
         "sizes": {
             "manifest": len(state.manifest.data),
             "layers": sum(layer.size for layer in state.manifest.layers),
@@ -137,6 +139,8 @@ def _lines(state: DesiredState, placed: Mapping[str, Placed], found: Sequence[De
         f"scope     {state.scope or '(none)'}",
         f"size      manifest {human_bytes(len(state.manifest.data))}, layers {human_bytes(layers)}",
         *([f"created   {state.created}"] if state.created else []),
+        *([f"commit    {said(state.origin.revision)}"] if state.origin.revision else []),
+        *([f"source    {said(state.origin.source)}"] if state.origin.source else []),
     ]
     for one in placed.values():
         lines.append(f"deployment {one.deployment.id}  {one.deployment.name}  {human_bytes(one.layer.size)}")

@@ -21,6 +21,7 @@ COMMANDS = {
     "history": "margo_cli.releases:history",
     "inspect": "margo_cli.look:inspect",
     "keygen": "margo_cli.keygen:keygen",
+    "lock": "margo_cli.lock:lock",
     "login": "margo_cli.login:login",
     "logout": "margo_cli.login:logout",
     "pull": "margo_cli.look:pull",
@@ -52,8 +53,8 @@ def cli() -> None:
       margo-oci push states/edge-17 localhost:5000/fleet/edge-17 --key fleet.key --scope edge-17 --plain-http
 
     \b
-    Exit codes: 0 done, 1 unexpected (diff: different; status, devices: not all is well), 2 bad input or usage,
-                3 registry or network, 4 refused by trust, 5 applying failed.
+    Exit codes: 0 done, 1 unexpected (diff: different; lock update: something moves; status, devices: not all is well),
+                2 bad input or usage, 3 registry or network, 4 refused by trust, 5 applying failed.
     """
 
 

@@ -1,37 +1,77 @@
-"""`margo-oci push`: a folder of deployments as one signed desired state."""
+"""`margo-oci push`: deployments as one signed desired state."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from margo_cli.folder import Document, read_deployments
+from margo_cli.checking import Checks, checking_options
+from margo_cli.folder import Document
 from margo_cli.session import (
     Session,
     cache,
     compose,
     load_public_keys,
     peer_keys_option,
-    reference_argument,
     say,
+    signature_folder,
     with_session,
 )
+from margo_cli.sources import Source, carried, say_missing, source_options
 from margo_cli.trusting import Signing, signing_options
-from margo_oci.desired_state import DEPLOYMENT, Layer, build_layer, check_counter, check_scope
-from margo_oci.errors import FormatError
+from margo_oci.desired_state import (
+    DEPLOYMENT,
+    NO_ORIGIN,
+    Layer,
+    Lock,
+    Origin,
+    build_layer,
+    check_counter,
+    check_scope,
+)
+from margo_oci.errors import FormatError, said
+from margo_oci.flux import FluxPublisher, FluxRelease, build_flux, current_flux
 from margo_oci.keys import PublicKey, Signer
 from margo_oci.lock import Locker
+from margo_oci.pinned import pinned
 from margo_oci.publish import Publisher, Release, current_state, plan_release
-from margo_oci.reference import Reference
+from margo_oci.reference import TAG, Reference, parse_reference
+from margo_oci.registry import Registry
 from margo_oci.signing import Forms, timestamp
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a push is to publish, and as whom; without `signer` it is only planned."""
+
+    reference: Reference
+    signer: Signer | None
+    forms: Forms
+    peers: Sequence[PublicKey]
+    scope: str
+    counter: int | None
+    created: str
+    checks: Checks
+    flux: Reference | None = None
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is published: layers, the names of their deployments, and where it all came from."""
+
+    layers: Sequence[Layer]
+    names: Mapping[str, str]
+    files: Mapping[str, bytes]
+    origin: Origin = NO_ORIGIN
+    missing: Sequence[str] = field(default_factory=tuple)
+
+
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@reference_argument
+@source_options
 @signing_options
 @click.option(
     "--scope",
@@ -49,11 +89,14 @@ from margo_oci.signing import Forms, timestamp
     is_flag=True,
     help="Publish a state without deployments: devices remove everything.",
 )
+@checking_options
+@click.option("--flux", is_flag=False, flag_value="", default=None, metavar="[TAG|REFERENCE]",
+              help="Publish the documents for Flux and Argo CD as well, there. [TAG-flux, if alone]")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would be published, and send nothing.")
 @with_session()
 def push(
     session: Session,
-    folder: Path,
+    source: Source,
     reference: Reference,
     signing: Signing,
     scope: str,
@@ -61,69 +104,148 @@ def push(
     counter: int | None,
     created: str | None,
     allow_empty: bool,
+    checks: Checks,
+    flux: str | None,
     dry_run: bool,
 ) -> None:
     """Publish the ApplicationDeployments in DIR (*.yaml) as one signed desired state.
 
     Every component and image they lead to is locked to the digest it has now. What the registry has is not sent
     again; the tag moves last. The same input publishes nothing new. The next counter is counted from what the tag
-    has, if this key or a --peer-key signed it; else --counter is asked for.
+    has, if this key or a --peer-key signed it; else --counter is asked for. Documents can also come from a commit
+    (--from-git), whose id is noted, or with their locks from a state in a layout (--from-layout).
 
     \b
     Examples:
       margo-oci push states/edge-17 registry.example/fleet/edge-17:latest --key fleet.key --scope edge-17
       margo-oci push states/edge-17 localhost:5000/fleet/edge-17 --key fleet.key --scope edge-17 --plain-http
       margo-oci push states/edge-17 registry.example/fleet/edge-17 --scope edge-17 --dry-run
+      margo-oci push --from-git https://git.example/plant.git --rev main --path states/edge-17 \\
+        registry.example/fleet/edge-17 --key fleet.key --scope edge-17
+      margo-oci push states/edge-17 registry.example/fleet/edge-17 --key fleet.key --scope edge-17 \\
+        --policy agent.yaml --platform linux/arm64 --require-signed
     """
     if reference.digest:
         raise FormatError(f"{reference}: a tag to move is expected, not a digest")
     check_scope(scope)
     if counter is not None:
         check_counter(counter)
-    documents = read_deployments(folder, allow_empty=allow_empty)
-    # A dry run needs no key, and asks for no password.
-    signer = None if dry_run else signing.required()
-    peers = load_public_keys(peer_files)
-    release, names = asyncio.run(
-        _push(session, documents, reference, signer, signing.forms, peers, scope, counter, _created(created))
-    )
-    session.show(_release_json(release, names, dry_run), list(_release_lines(release, names, dry_run)))
+    if source.layout and not checks.trusting.given:
+        raise click.UsageError("--from-layout takes what is signed: by whom? --verify-key or --policy says it.")
+    with source.documents(allow_empty=allow_empty) as (documents, origin):
+        # A dry run needs no key, and asks for no password.
+        wanted = Wanted(
+            reference=reference, signer=None if dry_run else signing.required(), forms=signing.forms,
+            peers=load_public_keys(peer_files), scope=scope, counter=counter, created=_created(created), checks=checks,
+            flux=None if flux is None else _flux_place(reference, flux),
+        )  # fmt: skip
+        release, content, fluxed = asyncio.run(_push(session, source, documents, origin, wanted))
+    raw, lines = _release_json(release, content, dry_run), list(_release_lines(release, content, dry_run))
+    if fluxed:
+        raw["flux"] = {
+            "reference": str(fluxed.reference), "digest": fluxed.digest, "changed": fluxed.changed,
+        }  # fmt: skip
+        verb = ("would publish" if dry_run else "published") if fluxed.changed else "already published"
+        lines.append(f"{verb} {fluxed.reference} for Flux")
+    session.show(raw, lines)
 
 
 async def _push(
-    session: Session,
-    documents: Sequence[Document],
-    reference: Reference,
-    signer: Signer | None,
-    forms: Forms,
-    peers: Sequence[PublicKey],
-    scope: str,
-    counter: int | None,
-    created: str,
-) -> tuple[Release, Mapping[str, str]]:
-    deployments = [document.deployment for document in documents]
-    names = {deployment.id: deployment.name for deployment in deployments}
-    async with session.registry(reference) as registry:
-        async with Locker(registry, cache(), compose) as locker:
-            locks = await locker.lock_all({str(document.file): document.deployment for document in documents})
-        for warning in sorted(locker.warnings):
-            say(f"warning: {warning}")
-        layers: list[Layer] = [build_layer(*pair) for pair in zip(deployments, locks, strict=True)]
-        if signer is None:
-            current = await current_state(registry, reference)
-            planned = await plan_release(
-                registry, reference, layers, current, scope=scope, counter=counter, created=created
-            )
-            known = {layer.digest for layer in current.manifest.layers} if current else set()
-            new = frozenset(layer.descriptor.digest for layer in layers) - known
-            return Release(reference=reference, state=planned.state, uploaded=new, changed=planned.changed), names
-        uploader = session.uploader(reference)
-        publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC), peers, forms)
-        with session.progress("pushing", len(layers)) as progress:
-            release = await publisher.publish(
-                reference, layers, scope=scope, counter=counter, created=created, progress=progress
-            )
-        return release, names
+    session: Session, source: Source, documents: Sequence[Document], origin: Origin, wanted: Wanted
+) -> tuple[Release, Content, FluxRelease | None]:
+    async with session.registry(wanted.reference, *([wanted.flux] if wanted.flux else [])) as registry:
+        if source.layout:
+            content = await _carried(session, registry, source.layout, wanted.checks)
+        else:
+            content = await _locked(registry, documents, origin, wanted.checks)
+        if wanted.flux:  # before anything is published: a tag that holds something else is a fault
+            await current_flux(registry, wanted.flux)
+        signer = wanted.signer
+        release = await (
+            _published(session, registry, content, wanted, signer) if signer else _planned(registry, content, wanted)
+        )
+        return release, content, await _fluxed(session, registry, content, wanted, source) if wanted.flux else None
+
+
+async def _locked(registry: Registry, documents: Sequence[Document], origin: Origin, checks: Checks) -> Content:
+    """Lock and check documents."""
+    async with Locker(registry, cache(), compose) as locker:
+        locks = await locker.lock_all({str(one.file): one.deployment for one in documents})
+    for warning in sorted(locker.warnings):
+        say(f"warning: {warning}")
+    locked = {str(one.file): (one.deployment, lock) for one, lock in zip(documents, locks, strict=True)}
+    await checks.check(registry, locked)
+    layers = [build_layer(*pair) for pair in locked.values()]
+    return _content(layers, documents, origin)
+
+
+async def _carried(session: Session, registry: Registry, layout: str, checks: Checks) -> Content:
+    """Take a state out of a layout with its locks, and check what they name where devices will ask for it."""
+    found = await carried(session, layout, checks.trusting)
+    locked: dict[str, tuple[Any, Lock]] = {what: (one.deployment, lock) for what, (one, lock) in found.locked.items()}
+    missing = await say_missing(registry, pinned(locked), layout)
+    await checks.check(registry, locked)
+    return _content(found.layers, [one for one, _ in found.locked.values()], found.origin, missing)
+
+
+def _content(
+    layers: Sequence[Layer], documents: Sequence[Document], origin: Origin, missing: Sequence[str] = ()
+) -> Content:
+    names = {one.deployment.id: one.deployment.name for one in documents}
+    return Content(layers, names, {one.file.name: one.deployment.data for one in documents}, origin, missing)
+
+
+async def _planned(registry: Registry, content: Content, wanted: Wanted) -> Release:
+    current = await current_state(registry, wanted.reference)
+    planned = await plan_release(
+        registry, wanted.reference, content.layers, current,
+        scope=wanted.scope, counter=wanted.counter, created=wanted.created, origin=content.origin,
+    )  # fmt: skip
+    known = {layer.digest for layer in current.manifest.layers} if current else set()
+    new = frozenset(layer.descriptor.digest for layer in content.layers) - known
+    return Release(reference=wanted.reference, state=planned.state, uploaded=new, changed=planned.changed)
+
+
+async def _published(session: Session, registry: Registry, content: Content, wanted: Wanted, signer: Signer) -> Release:
+    uploader = session.uploader(wanted.reference)
+    publisher = Publisher(
+        registry, uploader, signer, lambda: datetime.now(UTC), wanted.peers, wanted.forms, signature_folder()
+    )
+    with session.progress("pushing", len(content.layers)) as progress:
+        return await publisher.publish(
+            wanted.reference, content.layers,
+            scope=wanted.scope, counter=wanted.counter, created=wanted.created, origin=content.origin,
+            progress=progress,
+        )  # fmt: skip
+
+
+async def _fluxed(
+    session: Session, registry: Registry, content: Content, wanted: Wanted, source: Source
+) -> FluxRelease:
+    """Publish the documents for Flux as well, or say what that would do."""
+    assert wanted.flux is not None  # noqa: S101  (it was asked for)
+    rev = source.git.rev if source.git else ""
+    artifact = build_flux(wanted.flux, content.files, content.origin, rev=rev, created=wanted.created)
+    if wanted.signer is None:
+        there = await current_flux(registry, wanted.flux)
+        same = there is not None and there.layers[0].digest == artifact.manifest.layers[0].digest
+        return FluxRelease(wanted.flux, artifact.manifest.digest, not same)
+    uploader = session.uploader(wanted.flux)
+    publisher = FluxPublisher(registry, uploader, wanted.signer, lambda: datetime.now(UTC), wanted.forms)
+    return await publisher.publish(wanted.flux, artifact)
+
+
+def _flux_place(reference: Reference, text: str) -> Reference:
+    """Return where the artifact for Flux goes: a reference, or a tag beside the state. Raises FormatError."""
+    if "/" in text:
+        place = parse_reference(text)
+    elif not TAG.fullmatch(tag := text or f"{reference.tag}-flux"):
+        raise FormatError(f"--flux {tag!r:.80}: a tag, or a reference as registry.example/flux/edge-17:latest")
+    else:
+        place = reference.at(tag)
+    if place.digest or place == reference:
+        raise FormatError(f"--flux {place}: a tag of its own is expected")
+    return place
 
 
 def _created(text: str | None) -> str:
@@ -136,7 +258,7 @@ def _created(text: str | None) -> str:
     return timestamp(moment.astimezone(UTC))
 
 
-def _release_json(release: Release, names: Mapping[str, str], dry_run: bool) -> dict[str, Any]:
+def _release_json(release: Release, content: Content, dry_run: bool) -> dict[str, Any]:
     sent = "new" if dry_run else "uploaded"
     return {
         "reference": str(release.reference),
@@ -144,11 +266,14 @@ def _release_json(release: Release, names: Mapping[str, str], dry_run: bool) -> 
         "counter": release.state.counter,
         "scope": release.state.scope,
         "changed": release.changed,
+        "revision": release.state.origin.revision or None,
+        "source": release.state.origin.source or None,
+        "missing": list(content.missing),
         "dryRun": dry_run,
         "layers": [
             {
                 "deployment": layer.annotations.get(DEPLOYMENT, ""),
-                "name": names.get(layer.annotations.get(DEPLOYMENT, ""), ""),
+                "name": content.names.get(layer.annotations.get(DEPLOYMENT, ""), ""),
                 "digest": layer.digest,
                 "size": layer.size,
                 "status": sent if layer.digest in release.uploaded else "present",
@@ -159,9 +284,11 @@ def _release_json(release: Release, names: Mapping[str, str], dry_run: bool) -> 
     }
 
 
-def _release_lines(release: Release, names: Mapping[str, str], dry_run: bool) -> Sequence[str]:
-    raw = _release_json(release, names, dry_run)
+def _release_lines(release: Release, content: Content, dry_run: bool) -> Sequence[str]:
+    raw = _release_json(release, content, dry_run)
     lines = [f"{one['status']:<8}  {one['digest'][:19]}  {one['size']:>7} B  {one['name']}" for one in raw["layers"]]
     verb = ("would publish" if dry_run else "published") if release.changed else "already published"
     lines.append(f"{verb} {release.reference} as counter {release.state.counter} for {release.state.scope}")
+    if revision := release.state.origin.revision:
+        lines.append(f"made of {said(revision)} of {said(release.state.origin.source)}")
     return [*lines, str(release.pinned)]

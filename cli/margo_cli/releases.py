@@ -13,11 +13,12 @@ from margo_cli.session import (
     peer_keys_option,
     reference_argument,
     say,
+    signature_folder,
     with_session,
 )
 from margo_cli.trusting import Signing, Trusting, signing_options, trust_options
 from margo_oci.desired_state import check_counter
-from margo_oci.errors import FormatError, NotFound
+from margo_oci.errors import FormatError, NotFound, said
 from margo_oci.publish import Published, Publisher, Release
 from margo_oci.publish import history as read_history
 from margo_oci.reference import Reference
@@ -60,6 +61,7 @@ def history(session: Session, reference: Reference, trusting: Trusting, limit: i
             "scope": one.state.scope,
             "deployments": len(one.state.layers),
             "created": one.state.created or None,
+            "revision": one.state.origin.revision or None,
             "signedAt": one.signed_at or None,
             "current": one.current,
         }
@@ -68,6 +70,7 @@ def history(session: Session, reference: Reference, trusting: Trusting, limit: i
     lines = [
         f"{'*' if row['current'] else ' '} {row['counter']!s:>6}  {row['signedAt'] or row['created'] or '-':<20}  "
         f"{row['deployments']!s:>4} deployments  {row['digest']}"
+        + (f"  {said(row['revision'], limit_chars=12)}" if row["revision"] else "")
         for row in rows
     ]
     session.show({"reference": str(reference), "releases": rows}, lines or ["nothing was published here"])
@@ -123,7 +126,9 @@ def rollback(
     async def work() -> Release:
         async with session.registry(reference) as registry:
             uploader = session.uploader(reference)
-            publisher = Publisher(registry, uploader, signer, lambda: datetime.now(UTC), peers, signing.forms)
+            publisher = Publisher(
+                registry, uploader, signer, lambda: datetime.now(UTC), peers, signing.forms, signature_folder()
+            )
             return await publisher.rollback(reference, to=to, scope=scope, counter=counter)
 
     release = asyncio.run(work())

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +26,7 @@ from margo_oci.keys import KEY_LIMIT_BYTES, FileKey, PasswordNeeded, PublicKey, 
 from margo_oci.proxy import Proxies, proxy_host
 from margo_oci.reference import Reference, parse_reference
 from margo_oci.registry import Registry
+from margo_oci.signed import SignatureFolder
 from margo_oci.store import Store
 
 if TYPE_CHECKING:
@@ -107,6 +108,14 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
+def git_environment() -> Mapping[str, str]:
+    """Return what of this environment `git` needs: where programs, settings, keys and proxies are."""
+    names = ("PATH", "HOME", "XDG_CONFIG_HOME", "USER", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO", "http_proxy", "https_proxy",
+             "HTTPS_PROXY", "no_proxy", "NO_PROXY")  # fmt: skip
+    ssh = {"GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes")}
+    return {name: os.environ[name] for name in names if name in os.environ} | ssh
+
+
 def auth_files() -> AuthFiles:
     """Return this user's auth files."""
     return AuthFiles.of(os.environ, Path.home())
@@ -127,7 +136,16 @@ def proxy_ca_files() -> tuple[Path, ...]:
 
 def cache() -> Store:
     """Return where fetched content is kept between calls."""
-    return Store(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "margo-oci")
+    return Store(_cache_folder())
+
+
+def signature_folder() -> SignatureFolder:
+    """Return where signatures of releases are kept between calls."""
+    return SignatureFolder(_cache_folder() / "signatures")
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "margo-oci"
 
 
 @functools.cache

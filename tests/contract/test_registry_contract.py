@@ -127,6 +127,11 @@ class TestBlobs:
         descriptor = Descriptor.of(BLOB, "application/octet-stream")
         assert [world.uploader.blob(world.reference, descriptor, BLOB) for _ in range(2)] == [True, False]
 
+    def test_a_blob_that_is_asked_for_and_sent_in_one_go_is_sent_once(self, world: World) -> None:
+        descriptor = Descriptor.of(BLOB, "application/octet-stream")
+        assert [world.uploader.send(world.reference, descriptor, BLOB) for _ in range(2)] == [True, False]
+        assert world.uploader.has(world.reference, descriptor)
+
     @pytest.mark.parametrize("offset", [0, 1, 5000, len(BLOB) - 1])
     def test_a_blob_comes_from_where_it_is_asked_for(self, world: World, offset: int) -> None:
         descriptor = a_blob(world)

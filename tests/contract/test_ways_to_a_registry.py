@@ -52,6 +52,7 @@ def push(reference: Reference, access: Access) -> None:
     uploader = Uploader(reference.host, access, lambda _: access)
     with closing(uploader.oras.session):
         uploader.blob(reference, EMPTY_CONFIG, EMPTY_JSON)
+        assert not uploader.send(reference, EMPTY_CONFIG, EMPTY_JSON)
         uploader.manifest(reference, Manifest.build("application/vnd.margo.test", [], {}).data)
 
 

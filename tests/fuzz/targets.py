@@ -53,6 +53,7 @@ from margo_oci.package import open_archive
 from margo_oci.proxy import check_proxy
 from margo_oci.quadlet import images_of_units, names_only_the_archive, units_can_be_read, warnings_of
 from margo_oci.reference import parse_image, parse_reference
+from margo_oci.revising import revised
 from margo_oci.root import Root, advance
 from margo_oci.signatures import Attached, Found
 from margo_oci.status import parse_status_manifest
@@ -391,6 +392,11 @@ def feed_yaml(data: bytes) -> None:
 
 def feed_deployment(data: bytes) -> None:
     one = parse_deployment(data, what="x.yaml")
+    holds(revised(data, {}, what="x.yaml") == data, "it changes without a change")
+    with suppress(FormatError):  # a revision that is written in a strange way
+        name = one.components[0].name
+        moved = parse_deployment(revised(data, {name: "9.9.9"}, what="x.yaml"), what="x.yaml")
+        holds(moved.components[0].revision == "9.9.9", "another revision stands there")
     for component in one.components:
         one.environment(component.name)
 

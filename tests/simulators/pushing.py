@@ -1,15 +1,22 @@
 """The wire below pushing, in memory: scripted answers for requests, and what was asked of whom, as whom."""
 
 import io
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import requests
 from requests.adapters import BaseAdapter
 from urllib3 import HTTPResponse
 
 from margo_oci.access import Access
+from margo_oci.upload import Uploader
+from tests.simulators.registry import SimulatedRegistry
+
+_MANIFEST = re.compile(r"/v2/(.+)/manifests/([^/]+)")
+_UPLOAD = re.compile(r"/v2/(.+)/blobs/uploads/")
 
 
 @dataclass(frozen=True)
@@ -83,3 +90,26 @@ class Endless(io.RawIOBase):
         self.left_bytes -= size
         assert size >= 0 <= self.left_bytes, "nobody stopped reading"
         return bytes(size)
+
+
+def wired(sim: SimulatedRegistry, *, mounts: bool = True) -> tuple[Uploader, SimulatedWire]:
+    """Return an uploader whose requests go to a simulated registry; one that does not mount begins an upload."""
+
+    def answers(sent: Sent) -> Answer:
+        parts = urlsplit(sent.url)
+        asked = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if found := _UPLOAD.fullmatch(parts.path):
+            if sent.method == "PUT":
+                assert sim.put_blob(found[1], sent.body) == asked["digest"]
+                return Answer(201)
+            place = sim.repositories.get(found[1])
+            is_there = mounts and place is not None and asked.get("mount") in place.blobs
+            return Answer(201) if is_there else Answer(202, {"Location": f"{parts.path}?_state=1"})
+        found = _MANIFEST.fullmatch(parts.path)
+        assert found
+        assert sent.method == "PUT"
+        listed = sim.put_manifest(found[1], found[2], sent.body)
+        return Answer(201, {"OCI-Subject": "yes"} if listed else {})
+
+    wire = SimulatedWire(answers)
+    return Uploader(sim.host, Access(), adapter_for=wire.adapter_for), wire

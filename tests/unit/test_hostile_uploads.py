@@ -86,6 +86,28 @@ def test_7_8_an_upload_that_goes_on_elsewhere_takes_no_login_along() -> None:
     assert put.access == Access()  # no client certificate of ours, no CA of the registry's
 
 
+def test_what_is_most_likely_new_is_asked_for_with_the_upload() -> None:
+    uploader, wire = uploading(honest)
+    assert uploader.send(PLACE, LAYER, BLOB)
+    assert [one.method for one in wire.sent] == ["POST", "POST", "PUT"]
+    asked = f"?mount={LAYER.digest.replace(':', '%3A')}&from=fleet%2Fedge-17"
+    assert wire.sent[1].url.endswith(UPLOAD + asked)
+    assert wire.sent[-1].body == BLOB
+
+
+@pytest.mark.parametrize("location", ["", "http://elsewhere.example/x"])
+def test_a_blob_that_was_mounted_goes_on_nowhere(location: str) -> None:
+    uploader, wire = uploading(instead("POST", Answer(201, {"Location": location})))
+    assert not uploader.send(PLACE, LAYER, BLOB)
+    assert {one.method for one in wire.sent} == {"POST"}
+
+
+def test_7_8_an_upload_of_what_is_new_that_leaves_tls_is_not_followed() -> None:
+    uploader, _ = uploading(instead("POST", Answer(202, {"Location": "http://registry.example/upload"})))
+    with pytest.raises(RegistryError, match="the upload is to go on at"):
+        uploader.send(PLACE, LAYER, BLOB)
+
+
 @pytest.mark.parametrize("location", ["https://registry.example:443/up", "https://Registry.Example/up"])
 def test_an_upload_that_goes_on_at_the_registry_written_another_way_takes_the_login_along(location: str) -> None:
     uploader, wire = uploading(instead("POST", Answer(202, {"Location": location})))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from margo_oci.desired_state import COUNTER_LIMIT
+from margo_oci.desired_state import COUNTER_LIMIT, Origin
 from margo_oci.errors import ConflictError, FormatError
 from margo_oci.keys import FileKey
 from margo_oci.publish import Publisher, claim
@@ -105,3 +105,15 @@ def test_a_registry_with_every_counter_claimed_is_given_up(plant: Plant, monkeyp
     del plant.sim.repositories[SOURCE.repository].tags[SOURCE.tag]
     with pytest.raises(ConflictError, match="3 counters in a row are claimed"):
         run(publisher(plant).publish(SOURCE, [plant.workload("pump", "a").layer], scope=SCOPE))
+
+
+def test_2_9_a_commit_that_changes_no_deployment_publishes_nothing(plant: Plant) -> None:
+    first, second, third = (Origin(letter * 40, "https://git.example/plant.git") for letter in "abc")
+    pump = [plant.workload("pump", "a").layer]
+    published = run(publisher(plant).publish(SOURCE, pump, scope=SCOPE, origin=first))
+    again = run(publisher(plant).publish(SOURCE, pump, scope=SCOPE, origin=second))
+    assert (again.changed, again.state.manifest.digest) == (False, published.state.manifest.digest)
+    assert again.state.origin == first
+    valve = [plant.workload("valve", "a").layer]
+    assert run(publisher(plant).publish(SOURCE, valve, scope=SCOPE, origin=third)).state.origin == third
+    assert run(publisher(plant).rollback(SOURCE, to=1)).state.origin == first

@@ -1,0 +1,104 @@
+"""What the command line makes of a source: exactly one, and files named as they are called there."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from margo_cli.main import cli
+from margo_cli.push import _flux_place
+from margo_cli.sources import Source, _layout
+from margo_oci.errors import FormatError
+from margo_oci.gitsource import GitSource
+from margo_oci.publish import is_claim
+from margo_oci.reference import parse_reference
+from tests.unit.scenes import as_yaml, document
+
+PLACE = "registry.example/fleet/edge-17:latest"
+
+
+def push(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["push", *arguments, "--scope", "edge-17"], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((PLACE,), "Expected: DIR REFERENCE"),
+        (("states", PLACE, "more"), "Expected: DIR REFERENCE"),
+        (("states", PLACE, "--from-git", "https://git.example/x", "--rev", "main"), "or REFERENCE alone"),
+        ((PLACE, "--from-git", "https://git.example/x"), "--rev REV go together"),
+        (("states", PLACE, "--rev", "main"), "--rev REV go together"),
+        ((PLACE, "--from-git", "https://git.example/x", "--rev", "a", "--from-layout", "x.tar"), "two sources"),
+        ((PLACE, "--from-layout", "x.tar"), "by whom?"),
+        (("states", PLACE, "--require-signed", "all"), "whose signature is required?"),
+        (("states", "no reference"), "it starts with a registry"),
+    ],
+)
+def test_a_push_has_exactly_one_source_and_says_so(arguments: tuple[str, ...], words: str) -> None:
+    done = push(*arguments)
+    assert isinstance(done.exception, click.UsageError)
+    assert words in done.exception.format_message()
+
+
+def test_what_is_wrong_in_a_commit_is_told_by_its_name_in_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "states").mkdir()
+    (tmp_path / "states" / "hello.yaml").write_bytes(as_yaml(document()))
+
+    def git(*arguments: str) -> str:
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "EMAIL": "a@example.org"}
+        done = subprocess.run(
+            ["git", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    git("init", "--quiet", "--initial-branch=main")
+    git("add", "states")
+    git("-c", "user.name=a", "commit", "--quiet", "--message=x")
+    commit = git("rev-parse", "HEAD")
+    source = Source(git=GitSource(str(tmp_path), "main", "states"))
+    with source.documents(allow_empty=False) as (documents, origin):
+        assert [str(one.file) for one in documents] == [f"{commit[:12]}:states/hello.yaml"]
+        assert origin.revision == commit
+    (tmp_path / "states" / "hello.yaml").write_text("id: x\n")
+    git("add", "states")
+    git("-c", "user.name=a", "commit", "--quiet", "--message=y")
+    with pytest.raises(FormatError) as error, source.documents(allow_empty=False):
+        pass
+    assert error.value.faults[0].startswith(f"{git('rev-parse', 'HEAD')[:12]}:states/hello.yaml:1: ")
+
+
+def test_a_layout_may_have_a_reference_behind_it_and_a_colon_in_its_name(tmp_path: Path) -> None:
+    for name in ("site.tar", "a:b"):
+        (tmp_path / name).touch()
+    assert _layout(f"{tmp_path}/site.tar:{PLACE}") == (tmp_path / "site.tar", PLACE)
+    assert _layout(f"{tmp_path}/a:b") == (tmp_path / "a:b", "")
+    with pytest.raises(FormatError, match="there is no such layout"):
+        _layout(f"{tmp_path}/gone.tar")
+
+
+def test_a_claim_is_no_state_of_its_own() -> None:
+    assert is_claim("latest-counter-7", {"latest", "latest-counter-7"})
+    assert not is_claim("stable-counter-7", {"latest"})
+    assert not is_claim("latest-counter-x", {"latest"})
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("", "registry.example/fleet/edge-17:latest-flux"),
+        ("gitops", "registry.example/fleet/edge-17:gitops"),
+        ("registry.example/flux/edge-17:1", "registry.example/flux/edge-17:1"),
+    ],
+)
+def test_15_4_the_tag_for_flux_is_one_of_its_own(text: str, place: str) -> None:
+    assert str(_flux_place(parse_reference(PLACE), text)) == place
+    for bad in ("latest", PLACE, "a b", f"registry.example/flux@sha256:{'1' * 64}"):
+        with pytest.raises(FormatError, match="--flux"):
+            _flux_place(parse_reference(PLACE), bad)
