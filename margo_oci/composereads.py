@@ -64,13 +64,17 @@ class _Visit:
 
 @dataclass
 class Walk:
-    """All Compose files that lead to each other, with what is wrong with them; `trees` are those by their path."""
+    """All Compose files that lead to each other, with what is wrong with them; `trees` are those by their path.
+
+    `named` are all files that they name, there or not.
+    """
 
     files: dict[str, bytes]
     faults: list[Located] = field(default_factory=list)
     trees: dict[str, Node] = field(default_factory=dict)
     seen: set[_Visit] = field(default_factory=set)
     waiting: list[_Visit] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
     values: int = 0
 
     def go(self) -> "Walk":
@@ -122,7 +126,10 @@ class Walk:
 
     def _follow(self, use: _Use, visit: _Visit) -> None:
         named = posixpath.normpath(posixpath.join(visit.base, use.path))
-        if words := astray(use.path) or ("" if named in self.files or use.optional else "is not in the archive"):
+        words = astray(use.path)
+        if not words:
+            self.named.add(named)
+        if words := words or ("" if named in self.files or use.optional else "is not in the archive"):
             self._fault(visit, use.node, use.at, f"{use.path!r:.200} {words}")
         elif use.how == "variables":
             self.faults += _steering(named, self.files[named])

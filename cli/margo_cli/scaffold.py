@@ -8,6 +8,9 @@ from typing import Any
 import click
 
 from margo_oci.application import parse_description
+from margo_oci.archive import ENTRY_LIMIT, UNPACKED_LIMIT_BYTES, Entry
+from margo_oci.composefile import COMPOSE_FILE
+from margo_oci.composereads import walk
 from margo_oci.deploying import Wish, make_deployment
 from margo_oci.deployment import APPLICATION_ID, COMPONENT_NAME, REVISION, STEERING
 from margo_oci.errors import FormatError
@@ -28,6 +31,7 @@ services:
 """
 _VARIABLE = re.compile(r"(?<!\$)(?:\$\$)*\$\{([A-Za-z_][A-Za-z0-9_]*)(?::?[-?+]([^}$]*))?\}")
 _DEFAULT = re.compile(r"(?<!\$)(?:\$\$)*\$\{([A-Za-z_][A-Za-z0-9_]*):?-([^}$]*)\}")
+_REQUIRED = re.compile(r"(?<!\$)(?:\$\$)*\$\{([A-Za-z_][A-Za-z0-9_]*):?\?")
 _README = "# {name}\n\nWhat {name} does, for people who choose from a catalog.\n"
 
 
@@ -56,7 +60,8 @@ def init(
 ) -> None:
     """Write an application package into DIR: margo.yaml, its component, and an example state. Nothing is overwritten.
 
-    What is not given is asked for.
+    What is not given is asked for. Files that the compose file names come along; a variable without which it does not
+    run (`${NAME:?…}`) becomes a parameter that has to be set.
 
     \b
     Example:
@@ -65,20 +70,25 @@ def init(
     component = _slug(name)
     app_id = app_id or component
     _check(app_id, component, repository, app_version)
-    compose = _read(compose_file) if compose_file else _SAMPLE.format(image=image)
+    beside = read_compose(compose_file) if compose_file else {COMPOSE_FILE: _SAMPLE.format(image=image).encode()}
+    compose = _text(beside[COMPOSE_FILE], compose_file)
     source = f"{repository.removeprefix('oci://').rstrip('/')}"
     raw = _description(name, vendor, app_id, app_version, component, f"oci://{source}/components/{component}", compose)
     header = {"apiVersion": "margo.org/v1-alpha1", "kind": "ApplicationDescription"} if older else {}
     description = write_yaml({**header, **raw})
     parsed = parse_description(description, what="margo.yaml")
-    wish = Wish(name=component, scope="example", source=parse_reference(f"{source}/apps/{component}:{app_version}"))
+    needed = {name: "change-me" for name, one in raw.get("parameters", {}).items() if "value" not in one}
+    at = parse_reference(f"{source}/apps/{component}:{app_version}")
+    wish = Wish(name=component, scope="example", source=at, values=needed)
     files = {
         "margo.yaml": description,
         "resources/description.md": _README.format(name=name).encode(),
-        f"{component}/compose.yaml": compose.encode(),
+        **{f"{component}/{path}": data for path, data in sorted(beside.items())},
         f"states/example/{component}.yaml": make_deployment(parsed, wish),
     }
     _write(folder, files)
+    if compose_file and (compose_file.parent / ".env").exists():
+        click.echo(f"{compose_file.parent / '.env'} does not come along: set its values as parameters", err=True)
     click.echo("\n".join(str(folder / path) for path in files))
     click.echo(
         f"next: margo-oci app validate {folder}\n"
@@ -102,12 +112,37 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-")
 
 
-def _read(file: Path) -> str:
+def read_compose(file: Path) -> Mapping[str, bytes]:
+    """Return a compose file as `compose.yaml`, and the files beside it that it names and that are there.
+
+    Raises FormatError. What else is wrong with it, `component push` says.
+    """
+    found = {COMPOSE_FILE: _read(file)}
+    new = {""}
+    while new and len(found) < ENTRY_LIMIT:
+        named = walk([Entry(f"top/{path}", data) for path, data in found.items()]).named
+        new = {path.removeprefix("top/") for path in named if path.startswith("top/")} - found.keys()
+        new = {path for path in new if (file.parent / path).is_file()}
+        found |= {path: _read(file.parent / path) for path in new}
+    return found
+
+
+def _read(file: Path) -> bytes:
     try:
-        data = file.read_bytes()[: DOCUMENT_LIMIT_BYTES + 1]
-        return data.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"{file}: {error.strerror if isinstance(error, OSError) else 'not UTF-8'}") from None
+        with file.open("rb") as stream:
+            data = stream.read(UNPACKED_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise FormatError(f"{file}: {error.strerror}") from None
+    if len(data) > UNPACKED_LIMIT_BYTES:
+        raise FormatError(f"{file}: more than {UNPACKED_LIMIT_BYTES} bytes")
+    return data
+
+
+def _text(data: bytes, file: Path | None) -> str:
+    try:
+        return data[: DOCUMENT_LIMIT_BYTES + 1].decode()
+    except UnicodeDecodeError:
+        raise FormatError(f"{file}: not UTF-8") from None
 
 
 def _description(
@@ -124,13 +159,19 @@ def _description(
         }
         for variable, default in found.items()
     }
+    required = {found[1] for found in _REQUIRED.finditer(compose)}
     settings = [
-        {"parameter": name, "name": one.replace("_", " ").capitalize(), "schema": "anyText"}
+        {
+            "parameter": name,
+            "name": one.replace("_", " ").capitalize(),
+            "schema": "someText" if one in required else "anyText",
+        }
         for one, name in called.items()
     ]
+    schemas = {one["schema"] for one in settings}
     configuration = {
         "sections": [{"name": "General", "settings": settings}],
-        "schema": [{"name": "anyText", "dataType": "string", "allowEmpty": True}],
+        "schema": [{"name": name, "dataType": "string", "allowEmpty": name == "anyText"} for name in sorted(schemas)],
     }
     profile = {
         "type": "compose",

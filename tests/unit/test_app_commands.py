@@ -62,6 +62,30 @@ def test_variables_of_an_existing_compose_file_become_parameters(tmp_path: Path)
     assert (tmp_path / "x" / "hello-world" / "compose.yaml").read_text() == text
 
 
+def test_files_that_a_compose_file_names_come_along_and_what_it_requires_has_to_be_set(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "conf").mkdir(parents=True)
+    for name in ("web.env", "conf/site.conf", "notes.txt", ".env"):
+        (mine / name).write_text(name)
+    (tmp_path / "outside").write_text("nobody's business")
+    (mine / "more.yaml").write_text("services:\n  b:\n    image: b\n    env_file: [../outside, gone.env]\n")
+    (mine / "compose.yaml").write_text(
+        "include: [more.yaml]\nservices:\n  a:\n    image: a\n    env_file: web.env\n    configs: [site]\n"
+        "    ports: ['${PORT:?which}:80', '${OTHER:-81}:81']\nconfigs:\n  site: {file: ./conf/site.conf}\n"
+    )
+    done = call("app", "init", str(tmp_path / "x"), *INIT, "--compose", str(mine / "compose.yaml"))
+    component = tmp_path / "x" / "hello-world"
+    taken = {str(file.relative_to(component)) for file in component.rglob("*") if file.is_file()}
+    assert taken == {"compose.yaml", "more.yaml", "web.env", "conf/site.conf"}
+    assert ".env does not come along" in done.stderr
+    raw = yaml.safe_load((tmp_path / "x" / "margo.yaml").read_text())
+    assert [one["schema"] for one in raw["configuration"]["sections"][0]["settings"]] == ["someText", "anyText"]
+    assert {one["name"]: one["allowEmpty"] for one in raw["configuration"]["schema"]} == {
+        "someText": False, "anyText": True,
+    }  # fmt: skip
+    assert "change-me" in (tmp_path / "x" / "states" / "example" / "hello-world.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("--name", "…"), ("--id", "A"), ("--version", "v1"), ("--repository", "x")]
 )
