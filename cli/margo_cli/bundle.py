@@ -71,9 +71,11 @@ def bundle(
         "manifests": kinds(plan.nodes), "blobs": len(plan.blobs), "since": [str(path) for path in since],
     }  # fmt: skip
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds(plan.nodes).items())
-    lines = [
-        f"{one['scope'] or 'no scope'}: release {one['counter']}, {one['deployments']} deployments" for one in states
-    ]
+    lines = [f"{one.scope or 'no scope'}: release {one.counter}, {_count(len(one.layers))}" for one in plan.states]
     session.show(raw, [*lines, f"{bundle_file}: {human_bytes(size_bytes)}: {counted}; {len(plan.blobs)} blobs"])
     if not trusting.given:
         say("no signature was checked: name who is trusted (--key) to be told here, and not by the device")
+
+
+def _count(deployments: int) -> str:
+    return f"{deployments} deployment{'' if deployments == 1 else 's'}"

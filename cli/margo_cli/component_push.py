@@ -12,9 +12,10 @@ from margo_cli.session import Session, reference_argument, say, with_session
 from margo_cli.trusting import Signing, signing_options
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON
 from margo_oci.errors import FormatError, NotFound
+from margo_oci.keys import Signer
 from margo_oci.package import ComponentArtifact, below_top, build_component, check_version
 from margo_oci.reference import Reference
-from margo_oci.signing import Attacher
+from margo_oci.signing import Attacher, Forms
 
 
 @click.command("push")
@@ -42,51 +43,44 @@ def push_component(
         raise FormatError(f"{folder}: a folder is expected: `margo-oci component pull` makes one of an archive")
     check_version(reference.tag)
     name = name or reference.repository.rpartition("/")[2]
-    artifact = _build(folder, name, reference.tag, kind or "")
+    artifact = built(folder, name, reference.tag, kind or "")
     signer = signing.load()
-
-    async def upload() -> bool:
-        async with session.registry(reference) as registry:
-            try:
-                before = await registry.digest(reference)
-            except NotFound:
-                before = ""
-            if before and before != artifact.manifest.digest:
-                say(
-                    f"warning: {reference} moves from {before}: states that were published keep what they are locked to"
-                )
-            uploader = session.uploader(reference)
-            await asyncio.to_thread(uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
-            sent = await asyncio.to_thread(uploader.blob, reference, artifact.manifest.layers[0], artifact.layer)
-            if before != artifact.manifest.digest:
-                await asyncio.to_thread(uploader.manifest, reference, artifact.manifest.data)
-            if signer:
-                attacher = Attacher(registry, uploader, lambda: datetime.now(UTC), signing.forms)
-                await attacher.sign(reference, artifact.manifest.descriptor, signer)
-            return sent
-
-    sent = asyncio.run(upload())
-    layer = artifact.manifest.layers[0]
-    pinned = reference.at(artifact.manifest.digest)
+    is_new = asyncio.run(sent(session, reference, artifact, signer, signing.forms))
+    layer, status = artifact.manifest.layers[0], "uploaded" if is_new else "present"
     session.show(
         {
             "reference": str(reference),
             "digest": artifact.manifest.digest,
-            "layer": {
-                "digest": layer.digest,
-                "size": layer.size,
-                "status": "uploaded" if sent else "present",
-            },
+            "layer": {"digest": layer.digest, "size": layer.size, "status": status},
             "signed": signer is not None,
         },
-        [
-            f"{'uploaded' if sent else 'present':<8}  {layer.digest[:19]}  {layer.size:>7} B  {name}",
-            str(pinned),
-        ],
+        [f"{status:<8}  {layer.digest[:19]}  {layer.size:>7} B  {name}", str(reference.at(artifact.manifest.digest))],
     )
 
 
-def _build(folder: Path, name: str, version: str, kind: str) -> ComponentArtifact:
+async def sent(
+    session: Session, reference: Reference, artifact: ComponentArtifact, signer: Signer | None, forms: Forms
+) -> bool:
+    """Send a component, sign it if there is a signer, and tell whether its layer was new there."""
+    async with session.registry(reference) as registry:
+        try:
+            before = await registry.digest(reference)
+        except NotFound:
+            before = ""
+        if before and before != artifact.manifest.digest:
+            say(f"warning: {reference} moves from {before}: states that were published keep what they are locked to")
+        uploader = session.uploader(reference)
+        await asyncio.to_thread(uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
+        is_new = await asyncio.to_thread(uploader.blob, reference, artifact.manifest.layers[0], artifact.layer)
+        if before != artifact.manifest.digest:
+            await asyncio.to_thread(uploader.manifest, reference, artifact.manifest.data)
+        if signer:
+            attacher = Attacher(registry, uploader, lambda: datetime.now(UTC), forms)
+            await attacher.sign(reference, artifact.manifest.descriptor, signer)
+        return is_new
+
+
+def built(folder: Path, name: str, version: str, kind: str) -> ComponentArtifact:
     """Check a folder by every rule, tell its warnings, and pack it. Raises FormatError with every fault."""
     checked = check_component(read_source(folder, name=name), kind=kind, name=name)
     for one in told(checked.warnings, folder):

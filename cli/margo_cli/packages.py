@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from margo_cli.bounded import bounded
+from margo_cli.component_push import built, sent
 from margo_cli.session import Session, cache, human_bytes, reference_argument, say, with_session
 from margo_cli.trusting import Signing, Trusting, signing_options, trust_options
 from margo_cli.validate import description_file, read_description
@@ -18,6 +19,7 @@ from margo_oci.applications import Opened, at_version, fetch_files, open_applica
 from margo_oci.apppackage import DESCRIPTION_FILE, RESOURCE_LIMIT_BYTES, AppArtifact, build_package
 from margo_oci.errors import FormatError
 from margo_oci.faults import raise_faults
+from margo_oci.package import FORMS, ComponentArtifact
 from margo_oci.reference import Reference, parse_reference
 from margo_oci.registry import Registry
 from margo_oci.signing import Attacher
@@ -46,9 +48,11 @@ APP_REFERENCE = AppReferenceType()
 @click.command("push")
 @click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
 @click.argument("reference", type=APP_REFERENCE)
+@click.option("--with-components", is_flag=True,
+              help="First push the components that lie in folders of their names beside margo.yaml.")  # fmt: skip
 @signing_options
 @with_session()
-def push_app(session: Session, path: Path, reference: Reference, signing: Signing) -> None:
+def push_app(session: Session, path: Path, reference: Reference, with_components: bool, signing: Signing) -> None:
     """Push the package in PATH (margo.yaml and the files it names); its tag is the version in it.
 
     It is checked first, by every rule of the standard. The same files give the same digest.
@@ -56,11 +60,16 @@ def push_app(session: Session, path: Path, reference: Reference, signing: Signin
     \b
     Examples:
       margo-oci app push hello registry.example/apps/hello
-      margo-oci app push hello localhost:5000/apps/hello:1.0.0 --key vendor.key --plain-http
+      margo-oci app push hello localhost:5000/apps/hello:1.0.0 --with-components --key vendor.key --plain-http
     """
-    description, artifact = _build(description_file(path))
+    file = description_file(path)
+    description, artifact = _build(file)
     reference = at_version(reference, description.version)
+    components = _components(description, file.parent) if with_components else {}
     signer = signing.load()
+    for at, one in components.items():
+        status = "uploaded" if asyncio.run(sent(session, at, one, signer, signing.forms)) else "present"
+        say(f"{status}  {at.at(one.manifest.digest)}")
 
     async def upload() -> tuple[int, str]:
         async with session.registry(reference) as registry:
@@ -71,7 +80,7 @@ def push_app(session: Session, path: Path, reference: Reference, signing: Signin
                 await attacher.sign(reference, artifact.manifest.descriptor, signer)
             return done
 
-    sent, before = asyncio.run(upload())
+    count, before = asyncio.run(upload())
     digest = artifact.manifest.digest
     if before not in ("", digest):
         say(f"warning: {reference} moves from {before}: a version that changes is not what others have tested")
@@ -80,11 +89,26 @@ def push_app(session: Session, path: Path, reference: Reference, signing: Signin
         "digest": digest,
         "id": description.id,
         "version": description.version,
-        "uploaded": sent,
+        "uploaded": count,
         "signed": signer is not None,
+        "components": [str(at.at(one.manifest.digest)) for at, one in components.items()],
     }
-    lines = [f"pushed {description.id} {description.version}, {sent} files sent", str(reference.at(digest))]
+    lines = [f"pushed {description.id} {description.version}, {count} files sent", str(reference.at(digest))]
     session.show(raw, lines)
+
+
+def _components(description: Description, folder: Path) -> Mapping[Reference, ComponentArtifact]:
+    """Check and pack the components that lie beside a description. Raises FormatError for one that does not."""
+    found: dict[Reference, ComponentArtifact] = {}
+    for profile in description.profiles:
+        for part in profile.components if profile.kind in FORMS else ():
+            at, place = parse_reference(f"{part.repository}:{part.revision}"), folder / part.name
+            if at in found:
+                continue
+            if not place.is_dir():
+                raise FormatError(f"{place}: not there, and component {part.name} is to be made of it")
+            found[at] = built(place, part.name, part.revision, profile.kind)
+    return found
 
 
 def _build(file: Path) -> tuple[Description, AppArtifact]:

@@ -92,8 +92,7 @@ def init(
     click.echo("\n".join(str(folder / path) for path in files))
     click.echo(
         f"next: margo-oci app validate {folder}\n"
-        f"      margo-oci component push {folder / component} {source}/components/{component}:{app_version}\n"
-        f"      margo-oci app push {folder} {source}/apps/{component}",
+        f"      margo-oci app push {folder} {source}/apps/{component} --with-components",
         err=True,
     )
 
