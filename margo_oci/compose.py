@@ -310,6 +310,11 @@ def without_default(template: Mapping[str, Any]) -> set[str]:
     return {name for name in names if name}
 
 
+def _of_deployment(path: str) -> bool:
+    """Tell whether a path of a template is of files that come with the deployment (format 14.7)."""
+    return "${MARGO_FILES}" in path
+
+
 def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str], list[str]]:
     """Return faults and warnings about what a Compose Archive may hold (format 8.5, 8.8)."""
     faults, warnings = faults_of_model(model), []
@@ -327,6 +332,8 @@ def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str
         binds = [one for one in service.get("volumes", ()) if isinstance(one, dict) and one.get("type") == "bind"]
         for one in binds:
             path = str(one.get("source", ""))
+            if _of_deployment(path):
+                continue
             if not Path(path).is_relative_to(folder):
                 warnings.append(f"services.{name}.volumes: {path} is a path of the device: not shipped")
                 continue
@@ -345,12 +352,16 @@ def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str
         if _outside(path := config.get("file", ""), folder):
             faults += [f"configs.{name}.file: {path} is not in the archive"]
     secrets = (model.get("secrets") or {}).items()
-    faults += [f"secrets.{name}.file: secrets must not be shipped" for name, secret in secrets if secret.get("file")]
+    faults += [
+        f"secrets.{name}.file: secrets must not be shipped"
+        for name, secret in secrets
+        if secret.get("file") and not _of_deployment(str(secret["file"]))
+    ]
     return faults, warnings
 
 
 def _outside(path: str, folder: Path, *, optional: bool = False) -> bool:
-    if not path:
+    if not path or _of_deployment(path):
         return False
     resolved = (folder / path).resolve()
     return not resolved.is_relative_to(folder.resolve()) or not (optional or resolved.exists())

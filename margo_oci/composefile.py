@@ -5,9 +5,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from margo_oci.archive import safe_path
+from margo_oci.errors import FormatError
 from margo_oci.yamltree import Node
 
 COMPOSE_FILE = "compose.yaml"
+_OF_DEPLOYMENT = "${MARGO_FILES}"  # before files that come with the deployment, not with the archive (format 14.7)
 TOP_KEYS = frozenset({"version", "name", "services", "networks", "volumes", "configs", "secrets"})
 FILE_KEYS = TOP_KEYS | {"include"}
 # compose-spec's schema as Compose 2.40 has it, without the keys in _WHY.
@@ -89,10 +92,15 @@ def refused_words(tree: Node) -> Iterator[tuple[Node, str, str, str]]:
             yield from ((value, "8.8", at, words) for words in _volumes(kinds))
             sources = (source for item in value.items for source in _sources(item) if _climbs(source))
             yield from ((value, "8.9", at, f"{source!r:.200} leads out of the archive") for source in sources)
+            yield from ((node, "14.7", at, words) for node, words in _astray_sources(value))
         elif key == "security_opt":
             yield from ((value, "8.8", at, words) for words in _profiles(item.text for item in value.items))
     for name, file in files_of(tree, "secrets"):
-        yield file, "8.5", f"secrets.{name:.80}.file", "secrets must not be shipped"
+        at = f"secrets.{name:.80}.file"
+        if not of_deployment(file.text):
+            yield file, "8.5", at, "secrets must not be shipped"
+        elif words := astray(file.text):
+            yield file, "14.7", at, f"{file.text!r:.200} {words}"
 
 
 def _sources(item: Node) -> Iterator[str]:
@@ -120,3 +128,36 @@ def files_of(tree: Node, kind: str) -> Iterator[tuple[str, Node]]:
         if top == kind:
             for name, one in named.members():
                 yield from ((name, value) for key, value in one.members() if key == "file" and not value.absent)
+
+
+def of_deployment(path: str) -> bool:
+    """Tell whether a path leads to a file of the deployment (format 14.7)."""
+    return path.startswith(f"{_OF_DEPLOYMENT}/")
+
+
+def _astray_sources(volumes: Node) -> Iterator[tuple[Node, str]]:
+    """Yield mounts of a deployment's files that are not written as `${MARGO_FILES}` and a path below it."""
+    for item in volumes.items:
+        for source in [one for word, one in item.members() if word == "source"] or [item]:
+            text = source.text
+            if "MARGO_FILES" not in text:
+                continue
+            path = text.removeprefix(_OF_DEPLOYMENT)
+            path = path if source is not item else path.partition(":")[0]
+            inside = not path or (path.startswith("/") and not astray(path.lstrip("/") or "."))
+            if not text.startswith(_OF_DEPLOYMENT) or not inside:
+                yield source, f"{text!r:.200} leads elsewhere: write {_OF_DEPLOYMENT}/path"
+
+
+def astray(path: str) -> str:
+    """Tell what makes a path lead elsewhere than it seems: variables, ~, a drive or a host, `..`."""
+    path = path.removeprefix(f"{_OF_DEPLOYMENT}/")
+    if "$" in path:
+        return "holds a variable: name the file itself"
+    if path.startswith("~") or ":" in path:
+        return "leads out of the archive"
+    try:
+        safe_path(path, "")
+    except FormatError:
+        return "leads out of the archive"
+    return ""

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from margo_oci.archive import Entry, safe_path
-from margo_oci.composefile import COMPOSE_FILE, files_of, of_services, refused_words
+from margo_oci.archive import Entry
+from margo_oci.composefile import COMPOSE_FILE, astray, files_of, of_deployment, of_services, refused_words
 from margo_oci.deployment import STEERING
 from margo_oci.errors import FormatError
 from margo_oci.faults import Located, located, unreadable
@@ -125,6 +125,11 @@ class Walk:
         return self.trees[path]
 
     def _follow(self, use: _Use, visit: _Visit) -> None:
+        if of_deployment(use.path):
+            words = astray(use.path) if use.how == "read" else "comes with the deployment, this with the component"
+            if words:
+                self._fault(visit, use.node, use.at, f"{use.path!r:.200} {words}")
+            return
         named = posixpath.normpath(posixpath.join(visit.base, use.path))
         words = astray(use.path)
         if not words:
@@ -204,19 +209,6 @@ def _items(value: Node) -> Sequence[Node]:
     """Return the entries of a list, or the one value that stands in its place; of nothing and `[]` none."""
     nothing = value.absent or not (value.items or value.pairs or value.text)
     return () if nothing else value.items or (value,)
-
-
-def astray(path: str) -> str:
-    """Tell what makes a path lead elsewhere than it seems: variables, ~, a drive or a host, `..`."""
-    if "$" in path:
-        return "holds a variable: name the file itself"
-    if path.startswith("~") or ":" in path:
-        return "leads out of the archive"
-    try:
-        safe_path(path, "")
-    except FormatError:
-        return "leads out of the archive"
-    return ""
 
 
 def _unclear(item: Node, *, nested: bool) -> str:

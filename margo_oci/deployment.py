@@ -32,7 +32,7 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 # may be set: Compose sees parameters only while it fills them in, and asks no network then.
 STEERING = re.compile(
     r"DOCKER_.*|COMPOSE_(?!PROFILES$).*|BUILDKIT_.*|BUILDX_.*|OTEL_.*|PATH|HOME|LD_.*|XDG_.*|SSH_.*"
-    r"|SSL_CERT_.*|TMPDIR|GODEBUG|GOTRACEBACK|GOMAXPROCS|GOMEMLIMIT|GOGC|GOCOVERDIR|NO_COLOR|MARGO_SECRET_.*"
+    r"|SSL_CERT_.*|TMPDIR|GODEBUG|GOTRACEBACK|GOMAXPROCS|GOMEMLIMIT|GOGC|GOCOVERDIR|NO_COLOR|MARGO_SECRET_.*|MARGO_FILES"
 )
 PROFILE_TYPES = {
     "compose": "compose", "compose.v1": "compose",

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from margo_oci.archive import Entry, pack, unpack
 from margo_oci.content import Descriptor, canonical_json, digest_of, is_digest, parse_json
 from margo_oci.deployment import Deployment, parse_deployment
 from margo_oci.errors import FormatError
+from margo_oci.files import DEPLOYMENT as DEPLOYMENT
+from margo_oci.files import ExtraFile, check_path, files_of, pack_file, size_fault
 from margo_oci.manifest import CREATED, REVISION, SOURCE, TITLE, Manifest, kind_of
 from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
 
@@ -15,7 +17,6 @@ ARTIFACT_TYPE = "application/vnd.org.margo.config.v1+json"
 LAYER_TYPE = "application/vnd.margo.manifests.layer.v1+tar+gzip"
 COUNTER = "org.margo.ApplicationDeployment.version"
 SCOPE = "org.margo.oci.scope"
-DEPLOYMENT = "org.margo.oci.deployment"
 LOCK = "org.margo.oci.lock"
 COUNTER_LIMIT = 2**64 - 1
 LOCK_LIMIT_BYTES = 256 * 1024
@@ -76,16 +77,28 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class DesiredState:
-    """What a manifest says without its layers: for whom, which release, which layers."""
+    """What a manifest says without its layers: for whom, which release, which layers.
+
+    `files` are the layers of deployments' extra files, by deployment and in the order of their paths.
+    """
 
     manifest: Manifest
     counter: int
     scope: str
+    files: Mapping[str, Sequence[Descriptor]] = field(default_factory=dict)
 
     @property
     def layers(self) -> Sequence[Descriptor]:
         """The layers that hold deployments."""
         return tuple(layer for layer in self.manifest.layers if kind_of(layer.media_type) == "deployments")
+
+    def files_of(self, layer: Descriptor) -> Sequence[Descriptor]:
+        """Return the layers of the files of the deployment in `layer`."""
+        return self.files.get(layer.annotations.get(DEPLOYMENT, ""), ())
+
+    def revision_of(self, layer: Descriptor) -> str:
+        """Return the revision of the one deployment in `layer` without reading it; "" for a combined layer."""
+        return revision_of(layer, self.files_of(layer))
 
     @property
     def origin(self) -> Origin:
@@ -109,16 +122,37 @@ def build_layer(deployment: Deployment, lock: Lock | None = None) -> Layer:
     return Layer(Descriptor.of(data, LAYER_TYPE, annotations), data)
 
 
+def build_file_layer(deployment: str, file: ExtraFile) -> Layer:
+    """Make the layer of one extra file of a deployment. Raises FormatError (format 14.1 to 14.4)."""
+    check_path(file.path, "file")
+    data, media_type = pack_file(file)
+    descriptor = Descriptor.of(data, media_type, {DEPLOYMENT: deployment, TITLE: file.path})
+    if fault := size_fault(descriptor):
+        raise FormatError(f"{file.path}: {fault}")
+    return Layer(descriptor, data)
+
+
 def build_state(
     layers: Sequence[Descriptor], *, counter: int, scope: str, created: str = "", origin: Origin = NO_ORIGIN
 ) -> DesiredState:
-    """Make the manifest over `layers`, in the order of their deployment (format 1.3, 2.1, 2.2)."""
+    """Make the manifest over `layers`, in the order of their deployment (format 1.3, 2.1, 2.2, 14.1)."""
     annotations = {COUNTER: str(check_counter(counter)), SCOPE: check_scope(scope), **origin.annotations()}
     if created:
         annotations[CREATED] = created
-    ordered = sorted(layers, key=lambda layer: layer.annotations.get(DEPLOYMENT, ""))
+    ordered = sorted(layers, key=_place)
     manifest = Manifest.build(ARTIFACT_TYPE, ordered, annotations)
-    return DesiredState(manifest=manifest, counter=counter, scope=scope)
+    return DesiredState(manifest=manifest, counter=counter, scope=scope, files=_files(ordered, "state"))
+
+
+def _place(layer: Descriptor) -> tuple[str, str]:
+    """Return what layers are ordered by: their deployment, which comes before its files by path."""
+    is_file = kind_of(layer.media_type) in ("file", "secret")
+    return layer.annotations.get(DEPLOYMENT, ""), layer.annotations.get(TITLE, "") if is_file else ""
+
+
+def _files(layers: Sequence[Descriptor], what: str) -> Mapping[str, Sequence[Descriptor]]:
+    own = [layer.annotations.get(DEPLOYMENT, "") for layer in layers if kind_of(layer.media_type) == "deployments"]
+    return files_of(layers, filter(None, own), what=what)
 
 
 def check_counter(counter: int) -> int:
@@ -149,6 +183,7 @@ def parse_state(manifest: Manifest, *, what: str) -> DesiredState:
         manifest=manifest,
         counter=check_counter(int(counter)),
         scope=check_scope(scope) if scope else "",
+        files=_files(manifest.layers, what),
     )
     ids = [layer.annotations[DEPLOYMENT] for layer in state.layers if DEPLOYMENT in layer.annotations]
     if len(set(ids)) != len(ids):
@@ -158,29 +193,33 @@ def parse_state(manifest: Manifest, *, what: str) -> DesiredState:
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """A deployment, the layer it came in, and what it leads to."""
+    """A deployment, the layer it came in, what it leads to, and the layers of its files."""
 
     deployment: Deployment
     layer: Descriptor
     lock: Lock | None
+    files: Sequence[Descriptor] = ()
 
     @property
     def revision(self) -> str:
-        """A digest that changes when the document or its lock changes."""
-        return revision_of(self.layer) or _revision(digest_of(self.deployment.data), self.layer)
+        """A digest that changes when the document, its lock or one of its files changes."""
+        return revision_of(self.layer, self.files) or _revision(digest_of(self.deployment.data), self.layer)
 
 
-def revision_of(layer: Descriptor) -> str:
-    """Return the revision of the one deployment in `layer` without reading it; "" for a combined layer."""
-    return _revision(layer.digest, layer) if DEPLOYMENT in layer.annotations else ""
+def revision_of(layer: Descriptor, files: Sequence[Descriptor] = ()) -> str:
+    """Return the revision of the one deployment in `layer`, which has `files`; "" for a combined layer."""
+    return _revision(layer.digest, layer, files) if DEPLOYMENT in layer.annotations else ""
 
 
-def _revision(content: str, layer: Descriptor) -> str:
-    return digest_of(canonical_json([content, layer.annotations.get(LOCK, "")]))
+def _revision(content: str, layer: Descriptor, files: Sequence[Descriptor] = ()) -> str:
+    parts: list[object] = [content, layer.annotations.get(LOCK, "")]
+    if files:  # without any it is what it was before there were files (format 14.6)
+        parts.append([[one.annotations[TITLE], one.media_type, one.digest] for one in files])
+    return digest_of(canonical_json(parts))
 
 
-def read_layer(layer: Descriptor, data: bytes, *, what: str) -> Sequence[Placed]:
-    """Return the deployments of one layer: one of ours, or several of a combined layer (format 3.3).
+def read_layer(layer: Descriptor, data: bytes, *, what: str, files: Sequence[Descriptor] = ()) -> Sequence[Placed]:
+    """Return the deployments of one layer: one of ours, with its `files`, or several of a combined layer (format 3.3).
 
     Raises FormatError; a file that is no `*.yaml` is one: the proposal allows nothing else in a layer.
     """
@@ -194,6 +233,7 @@ def read_layer(layer: Descriptor, data: bytes, *, what: str) -> Sequence[Placed]
             deployment=parse_deployment(entry.data, what=f"{what}: {entry.path}"),
             layer=layer,
             lock=lock,
+            files=files,
         )
         for entry in entries
     ]
@@ -203,11 +243,14 @@ def read_layer(layer: Descriptor, data: bytes, *, what: str) -> Sequence[Placed]
     return placed
 
 
-def read_layers(layers: Sequence[tuple[Descriptor, bytes]]) -> Mapping[str, Placed]:
+def read_layers(
+    layers: Sequence[tuple[Descriptor, bytes]], files: Mapping[str, Sequence[Descriptor]] | None = None
+) -> Mapping[str, Placed]:
     """Return all deployments of a state by id. Raises FormatError; an id that stands twice is one."""
     placed: dict[str, Placed] = {}
     for layer, data in layers:
-        for one in read_layer(layer, data, what=f"layer {layer.digest[:19]}"):
+        mine = (files or {}).get(layer.annotations.get(DEPLOYMENT, ""), ())
+        for one in read_layer(layer, data, what=f"layer {layer.digest[:19]}", files=mine):
             if one.deployment.id in placed:
                 raise FormatError(f"deployment {one.deployment.id} stands in two layers")
             placed[one.deployment.id] = one

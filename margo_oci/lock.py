@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from margo_oci.archive import Entry
 from margo_oci.component import component_reference, fetch_archive
 from margo_oci.compose import Compose, Filled, images_of, images_of_template, without_default
 from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.deployment import Component, Deployment
 from margo_oci.desired_state import Lock
 from margo_oci.errors import FormatError, MargoError, RegistryError
+from margo_oci.files import VARIABLE, ExtraFile
+from margo_oci.mounting import SHOWN, by_path, in_words, mentions, mounted
 from margo_oci.package import COMPOSE, QUADLET, Archive, Form, check_top
 from margo_oci.quadlet import images_of_units
 from margo_oci.reference import Reference, parse_image
@@ -46,13 +49,16 @@ class Locker:
         await asyncio.gather(*self.running.values(), return_exceptions=True)
         self.folder.cleanup()
 
-    async def lock_all(self, deployments: Mapping[str, Deployment]) -> Sequence[Lock]:
-        """Return a lock for each deployment; the keys are what messages call them, such as their files.
+    async def lock_all(
+        self, deployments: Mapping[str, Deployment], files: Mapping[str, Sequence[ExtraFile]] | None = None
+    ) -> Sequence[Lock]:
+        """Return a lock for each deployment; the keys are what messages call them, also those of their `files`.
 
         Raises FormatError with every fault of all of them, or RegistryError.
         """
         locked = await asyncio.gather(
-            *(self.lock(one, what=what) for what, one in deployments.items()), return_exceptions=True
+            *(self.lock(one, what=what, files=(files or {}).get(what, ())) for what, one in deployments.items()),
+            return_exceptions=True,
         )
         errors = [one for one in locked if isinstance(one, BaseException)]
         if others := [error for error in errors if not isinstance(error, FormatError | RegistryError)]:
@@ -62,9 +68,13 @@ class Locker:
                 raise _again(found[0], "\n".join(map(str, found)))
         return [one for one in locked if isinstance(one, Lock)]
 
-    async def lock(self, deployment: Deployment, *, what: str) -> Lock:
-        """Return the digests of all that `deployment` leads to, as they are now. Raises what names `what`."""
+    async def lock(self, deployment: Deployment, *, what: str, files: Sequence[ExtraFile] = ()) -> Lock:
+        """Return the digests of all that `deployment` leads to, as they are now. Raises what names `what`.
+
+        Its Compose files use none but its `files`.
+        """
         components: dict[str, str] = {}
+        uses: list[bool] = []
         images: set[str] = set()
         for component in deployment.components:
             at = f"{what}: component {component.name}"
@@ -75,10 +85,16 @@ class Locker:
                 )
             try:
                 digest = await self._once(component.source, functools.partial(self._component, component))
-                images |= set(await self._images(deployment, component, digest, at=f"{what}: {deployment.name}"))
+                if deployment.profile == "compose" and await self._mentions_files(component, digest):
+                    uses.append(True)
+                    images |= set(await self._images_with(deployment, component, digest, files))
+                else:
+                    images |= set(await self._images(deployment, component, digest, at=f"{what}: {deployment.name}"))
             except (FormatError, RegistryError) as error:
                 raise _again(error, f"{at}: {error}") from error
             components[component.source] = digest
+        if files and not uses:
+            self.warnings.append(f"{what}: none of its Compose files uses its files: they are in {SHOWN}")
         names = sorted(images)
         try:
             digests = await asyncio.gather(
@@ -114,6 +130,28 @@ class Locker:
         received = self.manifests.get(reference.digest)
         return await fetch_archive(self.registry, reference, self.store, form=form, received=received)
 
+    async def _template_of(self, component: Component, digest: str) -> Mapping[str, Any]:
+        archive = component_reference(component).at(digest)
+        await self._once(f"archive {digest}", functools.partial(self._unpacked, archive))
+        return await self._once(f"template {digest}", lambda: self._template(digest))
+
+    async def _mentions_files(self, component: Component, digest: str) -> bool:
+        return mentions(await self._template_of(component, digest))
+
+    async def _images_with(
+        self, deployment: Deployment, component: Component, digest: str, files: Sequence[ExtraFile]
+    ) -> Sequence[str]:
+        """Return the images of a component that uses the deployment's files, all of which are there (format 14.7)."""
+        below = Path(self.folder.name) / f"files-{deployment.id}-{component.name}"
+        extract([Entry(one.path, one.data, one.executable) for one in files if not one.secret], below)
+        variables = {**deployment.environment(component.name), VARIABLE: str(below)}
+        try:
+            filled = await self._filled(digest, variables)
+        except FormatError as error:
+            raise FormatError(in_words(str(error), str(below), by_path(files))) from None
+        mounted(filled.model, str(below), by_path(files), lambda use: f"/{use.path}")
+        return images_of(filled.model)
+
     async def _images(self, deployment: Deployment, component: Component, digest: str, *, at: str) -> Sequence[str]:
         if deployment.profile == "quadlet":
             units = component_reference(component).at(digest)
@@ -123,10 +161,8 @@ class Locker:
             return images_of_units(content.entries, what=what)
         if deployment.profile != "compose":
             return ()
-        archive = component_reference(component).at(digest)
-        await self._once(f"archive {digest}", functools.partial(self._unpacked, archive))
         variables = deployment.environment(component.name)
-        template = await self._once(f"template {digest}", lambda: self._template(digest))
+        template = await self._template_of(component, digest)
         depends = _depends_on_variables(template, variables) or (self._folder(digest) / ".env").exists()
         if not depends and without_default(template) <= set(variables):
             return images_of_template(template)

@@ -28,6 +28,8 @@ REFERRER_COUNT_LIMIT = 256
 Kind = Literal[
     "desired-state",
     "deployments",
+    "file",
+    "secret",
     "compose",
     "compose-archive",
     "quadlet",
@@ -44,6 +46,8 @@ _KINDS: dict[str, Kind] = {
     "application/vnd.margo.manifests.layer.v1+tar+gzip": "deployments",
     "application/vnd.org.margo.manifests.layer.v1+tar+gzip": "deployments",
     "application/vnd.org.margo.manifests.layer.v1+gzip": "deployments",
+    "application/vnd.margo.oci.files.layer.v1+tar+gzip": "file",
+    "application/vnd.margo.oci.secret.layer.v1+json": "secret",
     "application/vnd.org.margo.component.compose+json": "compose",
     "application/vnd.org.margo.component.compose.v1+json": "compose",
     "application/vnd.margo.component.compose.v1+json": "compose",

@@ -33,6 +33,7 @@ CODES: Mapping[str, str] = {
     "rolled-back": "the state was taken back, or not begun, as a whole: another of its deployments cannot come up",
     "not-removed": "it could not be taken down",
     "engine": "the container engine does not answer",
+    "secret": "a secret of it cannot be opened on this device, or there is no memory to keep it in",
     "other": "something else: see the message",
 }
 

@@ -59,7 +59,7 @@ async def tree(registry: Registry, reference: Reference) -> Node:
     root = replace(_node(received), tag=reference.tag)
     below = await walk.referring(root.digest, 1)
     beside = [await walk.tagged(f"{root.digest.replace(':', '-')}{suffix}", suffix) for suffix in _SUFFIXES]
-    of_state = await walk.state_tags() if root.what == _KINDS["desired-state"] and reference.tag else []
+    of_state = await walk.state_tags() if root.what.startswith(_KINDS["desired-state"]) and reference.tag else []
     note = f"only {NODE_LIMIT} are shown" if walk.left <= 0 else ""
     return replace(root, children=[*below, *(one for one in beside if one), *of_state], note=note)
 
@@ -149,8 +149,8 @@ def _node(received: Received) -> Node:
         return Node(what=what, digest=received.digest, size=len(received.data), note=note)
     size = len(received.data) + sum(one.size for one in manifest.layers)
     return Node(
-        what=_words(manifest), digest=received.digest, size=size, artifact_type=manifest.artifact_type,
-        created=manifest.annotations.get(CREATED, ""),
+        what=_words(manifest) + _files(manifest), digest=received.digest, size=size,
+        artifact_type=manifest.artifact_type, created=manifest.annotations.get(CREATED, ""),
     )  # fmt: skip
 
 
@@ -164,6 +164,15 @@ def _refers(received: Received, subject: str) -> bool:
 
 def _manifest(received: Received) -> Manifest:
     return Manifest.from_bytes(received.data, what=f"manifest {received.digest[:19]}")
+
+
+def _files(manifest: Manifest) -> str:
+    """Say how many extra files a state has (format section 14)."""
+    kinds = [
+        kind_of(layer.media_type) for layer in manifest.layers if kind_of(manifest.artifact_type) == "desired-state"
+    ]
+    count, secrets = sum(kind in ("file", "secret") for kind in kinds), kinds.count("secret")
+    return f" with {count} files, {secrets} encrypted" if count else ""
 
 
 def _words(manifest: Manifest) -> str:

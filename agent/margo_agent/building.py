@@ -1,13 +1,15 @@
 """Builds what a process needs out of its parts, each when it is asked for, and once."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from margo_agent.address import EngineUnavailable, find_engine
 from margo_agent.applying import Applier
 from margo_agent.cleaning import Cleaner
 from margo_agent.clock import system_clock
+from margo_agent.confidential import Secrets, can_give_files_away, kind_of_disk, secrets_folder
 from margo_agent.config import AgentConfig
 from margo_agent.correcting import Corrector
 from margo_agent.crew import Crew
@@ -33,6 +35,9 @@ from margo_oci.errors import FormatError
 from margo_oci.pace import Pace
 from margo_oci.registry import Registry
 from margo_oci.store import Store
+
+if TYPE_CHECKING:
+    from margo_oci.jwe import PrivateKey
 
 # What Compose is allowed to see of our environment: enough to find programs and the engine.
 _FOR_COMPOSE = ("PATH", "HOME", "DOCKER_CONFIG", "XDG_RUNTIME_DIR")
@@ -106,7 +111,19 @@ class Parts:
     @functools.cached_property
     def generations(self) -> Generations:
         """The folders of what runs. Raises EngineUnavailable."""
-        return Generations(self.config.state_dir, self.compose, self.config.device)
+        return Generations(self.config.state_dir, self.compose, self.config.device, self.secrets)
+
+    @functools.cached_property
+    def secrets(self) -> Secrets:
+        """Who opens and keeps secrets."""
+        folder = secrets_folder(self.config.secrets_dir, self.environment)
+        return Secrets(folder, self._opening_keys, kind_of_disk, can_give_files_away())
+
+    def _opening_keys(self) -> "Sequence[PrivateKey]":
+        # Imported when there is a secret: X.509 is needed for nothing else.
+        from margo_agent.device_identity import load_identity
+
+        return load_identity(self.config).keys
 
     @functools.cached_property
     def images(self) -> Images:
@@ -135,6 +152,7 @@ class Parts:
             Surroundings(self.engine, self.config.device, lambda: self.record_file.load().installed).misfits,
             go_on=self.go_on,
             settle_s=self.config.apply.settle_s,
+            place=self.generations.place,
         )
 
     def reconciler(self) -> Reconciler:
@@ -178,6 +196,7 @@ class Parts:
             now_s=lambda: system_clock().now(self.record_file.load().time).timestamp(),
             after_s=self.config.clean.after_s,
             keep_free_bytes=self.keep_free_bytes,
+            secrets=self.secrets,
         )
 
     def corrector(self) -> Corrector:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from margo_agent.cleaned import Cleaned
+from margo_agent.confidential import Secrets
 from margo_agent.engine import Engine
 from margo_agent.garbage import Kind, Needs, Thing, garbage
 from margo_agent.given import GivenNames
 from margo_agent.record import Record, RecordFile
 from margo_oci.content import is_digest, parse_json
-from margo_oci.desired_state import parse_state, revision_of
+from margo_oci.desired_state import parse_state
 from margo_oci.errors import ApplyError, FormatError
 from margo_oci.manifest import Manifest
 from margo_oci.store import remove_folder, write_whole
@@ -34,6 +35,7 @@ class Cleaner:
     now_s: Callable[[], float]
     after_s: float
     keep_free_bytes: int
+    secrets: Secrets | None = None
     free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
 
     def clean(self, *, dry_run: bool = False) -> Cleaned:
@@ -54,7 +56,7 @@ class Cleaner:
         if not record.current:
             return cleaned  # nothing was accepted yet: all that is here may be for the first state
         engine, given = self._engine(cleaned), self._given(cleaned)
-        there = [*self._folders(), *self._images(engine, given)]
+        there = [*self._folders(), *self._strays(), *self._images(engine, given)]
         needs = self._needs(record, given, engine.images_in_use() if engine else frozenset())
         short_bytes = self._short(wanted_bytes, {one.disk for one in there})
         seen, now_s = self._seen(), self.now_s()
@@ -111,6 +113,13 @@ class Cleaner:
                         kind=what, name=name, size_bytes=_size_bytes(path), changed_s=path.stat().st_mtime, disk=disk
                     )
 
+    def _strays(self) -> Iterator[Thing]:
+        """Yield files that were placed for a deployment that is gone: the power went before they did."""
+        there = {path.name for path in (self.state_dir / "deployments").glob("*")}
+        placed = [path for path in (self.state_dir / "files").glob("*") if path.name not in there]
+        for path in [*placed, *(self.secrets.strays(there) if self.secrets else ())]:
+            yield Thing(kind="leftover", name=str(path), size_bytes=_size_bytes(path))
+
     def _images(self, engine: Engine | None, given: Mapping[str, str]) -> Iterator[Thing]:
         """Yield the images that the agent named; those that others named are none of its business."""
         if not engine or not given:
@@ -162,13 +171,13 @@ class Cleaner:
         revisions = {name: record.kept_revisions(name) for name in known}
         if not record.settled:
             try:
-                layers = parse_state(current, what="accepted").layers if current else ()
+                state = parse_state(current, what="accepted") if current else None
             except FormatError:
                 return None
-            if not current or not all(revision_of(layer) for layer in layers):
+            if state is None or not all(state.revision_of(layer) for layer in state.layers):
                 return None
             # Those that failed before, too: what waits for another deployment is tried again, and so is a whole state.
-            coming = {revision_of(layer) for layer in layers}
+            coming = {state.revision_of(layer) for layer in state.layers}
             for folder in (self.state_dir / "deployments").glob("*/"):
                 revisions.setdefault(folder.name, set()).update(coming)
         return {f"deployments/{name}/{one.removeprefix('sha256:')}" for name, some in revisions.items() for one in some}

@@ -12,12 +12,14 @@ from margo_agent.settings import (
     ApplySettings,
     CleanSettings,
     Drift,
+    IdentitySettings,
     LogSettings,
     ReportSettings,
     TransferSettings,
     read_about,
     read_apply,
     read_clean,
+    read_identity,
     read_log,
     read_report,
     read_transfer,
@@ -39,6 +41,8 @@ _KEYS = (
     "registries",
     "interval",
     "stateDir",
+    "secretsDir",
+    "identity",
     "engine",
     "lock",
     "proxy",
@@ -77,6 +81,8 @@ class AgentConfig:
     report: ReportSettings = field(default_factory=ReportSettings)
     log: LogSettings = field(default_factory=LogSettings)
     about: About = field(default_factory=About)
+    identity: IdentitySettings = field(default_factory=IdentitySettings)
+    secrets_dir: Path | None = None
 
     @property
     def look_at(self) -> Reference:
@@ -107,6 +113,7 @@ def load_config(file: Path) -> AgentConfig:
 def _config(fields: Fields) -> AgentConfig:
     proxy = read_proxy(fields, ("proxy",))
     state_dir = fields.path(fields.text(("stateDir",)))
+    secrets_dir = fields.text(("secretsDir",), required=False)
     return AgentConfig(
         file=fields.file,
         device=fields.text(("device",)),
@@ -127,6 +134,8 @@ def _config(fields: Fields) -> AgentConfig:
         report=read_report(fields, state_dir),
         log=read_log(fields),
         about=read_about(fields),
+        identity=read_identity(fields),
+        secrets_dir=fields.path(secrets_dir) if secrets_dir else None,
     )
 
 

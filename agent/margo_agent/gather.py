@@ -1,7 +1,7 @@
 """The first half of a pass: resolve, verify, fetch. Nothing that runs is touched, whatever happens here."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -16,10 +16,9 @@ from margo_agent.standing import name_of
 from margo_agent.survey import Survey, locks_of
 from margo_agent.trusted import Trusted
 from margo_oci.component import component_reference, fetch_archive
-from margo_oci.compose import images_of
 from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor
 from margo_oci.deployment import Component
-from margo_oci.desired_state import LOCK, Lock, Placed, read_layer, revision_of
+from margo_oci.desired_state import LOCK, Lock, Placed, read_layer
 from margo_oci.errors import FormatError, MargoError, RegistryError, TrustError
 from margo_oci.reference import Reference, parse_image
 from margo_oci.registry import Registry
@@ -125,10 +124,11 @@ class Gatherer:
     ) -> Desired:
         manifest = verified.state.manifest  # kept: it says which layers are needed for as long as this state is
         self.store.add(manifest.descriptor, manifest.data)
-        layers = verified.state.layers
+        state = verified.state
+        layers = state.layers
         known = {one.revision for one in record.installed.values()} | {one.revision for one in record.failed.values()}
-        new = [layer for layer in layers if revision_of(layer) not in known]
-        await self.survey.check(registry, layers, locks_of(new))
+        new = [layer for layer in layers if state.revision_of(layer) not in known]
+        await self.survey.check(registry, state.manifest.layers, locks_of(new))
         fetched = await fetch(verified, registry, self.config.source, self.store, sleep=self.sleep)
         report.fetched, report.reused = fetched.fetched, fetched.reused
         desired = self._read(verified, record)
@@ -152,10 +152,10 @@ class Gatherer:
         revisions: dict[str, str] = {}
         placed: dict[str, Placed] = {}
         for layer in verified.state.layers:
-            revision = revision_of(layer)
+            revision, files = verified.state.revision_of(layer), verified.state.files_of(layer)
             # What was accepted under other terms is held against these, known or not; what is not locked, always.
             enough = checked and (self.config.lock == "resolve" or LOCK in layer.annotations)
-            new = {} if enough and revision in known else self._deployments(layer)
+            new = {} if enough and revision in known else self._deployments(layer, files)
             found = {} if new else {known[revision]: revision} if revision in known else {}
             found |= {name: one.revision for name, one in new.items()}
             if twice := sorted(set(found) & set(revisions)):
@@ -169,11 +169,12 @@ class Gatherer:
         again = self.config.apply.atomic == "state" and record.failed_state != verified.state.manifest.digest
         return not (failure.waits_for or again)
 
-    def _deployments(self, layer: Descriptor) -> Mapping[str, Placed]:
+    def _deployments(self, layer: Descriptor, files: Sequence[Descriptor]) -> Mapping[str, Placed]:
         data = self.store.read(layer)
         if data is None:
             raise RegistryError(f"{layer.digest}: went bad on this disk and was dropped: it is fetched again next time")
-        return {one.deployment.id: one for one in read_layer(layer, data, what=f"layer {layer.digest[:19]}")}
+        placed = read_layer(layer, data, what=f"layer {layer.digest[:19]}", files=files)
+        return {one.deployment.id: one for one in placed}
 
     async def _complete(self, registry: Registry, placed: Placed, pins: dict[str, str]) -> Lock:
         """Have every component of a deployment unpacked here, by its locked digest; return the full lock."""
@@ -220,8 +221,7 @@ class Gatherer:
         self, registry: Registry, placed: Placed, component: Component, digest: str, pins: dict[str, str]
     ) -> Mapping[str, str]:
         """Resolve the images of an unlocked component; only with `lock: resolve`."""
-        variables = placed.deployment.environment(component.name)
-        images = images_of(self.generations().model(digest, project="lock", variables=variables))
+        images = self.generations().images(placed, component, digest)
         references = {image: parse_image(image) for image in images}
         return {image: one.digest or await _pinned(registry, one, pins) for image, one in references.items()}
 

@@ -16,6 +16,7 @@ import click
 from margo_agent.clock import system_clock
 from margo_agent.config import AgentConfig, load_config
 from margo_agent.gate import Gate
+from margo_agent.identifying import COMMANDS as IDENTIFYING
 from margo_agent.last import keep_last
 from margo_agent.local import COMMANDS as LOCAL
 from margo_agent.local import time_of
@@ -255,7 +256,7 @@ def _alone(
     return report.exit_code
 
 
-for command in (*TELLING, *LOCAL):
+for command in (*TELLING, *IDENTIFYING, *LOCAL):
     cli.add_command(command)
 
 

@@ -1,7 +1,7 @@
 """What is made of a Compose model before it is stored: pinned, sealed, with all it needs in it. No I/O."""
 
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,26 +68,33 @@ def without_tag(image: str) -> str:
     return f"{head}{slash}{last.partition(':')[0]}"
 
 
-def sealed(model: Mapping[str, Any], *, archive: str, private: str) -> dict[str, Any]:
+def sealed(model: Mapping[str, Any], *, archive: str, private: str, placed: Collection[str] = ()) -> dict[str, Any]:
     """Return the model with what it mounts of its own `archive` folder read-only (format 8.9).
 
     The archive is shared by whoever uses that component: a container must not write what another one trusts.
-    Nothing else below the agent's `private` folder can be mounted: it decides what is trusted. Raises FormatError.
+    Nothing else below the agent's `private` folder can be mounted, but what was `placed` there for it: that folder
+    decides what is trusted. Raises FormatError.
     """
     return _with_services(
         model,
         lambda name, one: {
             **one,
-            **({"volumes": [_volume(v, name, archive, private) for v in one["volumes"]]} if one.get("volumes") else {}),
+            **(
+                {"volumes": [_volume(v, name, archive, private, placed) for v in one["volumes"]]}
+                if one.get("volumes")
+                else {}
+            ),
         },
     )
 
 
-def _volume(volume: Mapping[str, Any], service: str, archive: str, private: str) -> Mapping[str, Any]:
+def _volume(
+    volume: Mapping[str, Any], service: str, archive: str, private: str, placed: Collection[str]
+) -> Mapping[str, Any]:
     source = "/" + posixpath.normpath(str(volume.get("source", ""))).lstrip("/")
     if volume.get("type") != "bind" or not _below(source, private):
         return volume
-    if not _below(source, archive):
+    if not _below(source, archive) and source not in placed:
         raise FormatError(f"services.{service}.volumes: {source} is a path of the agent itself")
     return {**volume, "read_only": True, "bind": {**(volume.get("bind") or {}), "create_host_path": False}}
 

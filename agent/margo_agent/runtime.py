@@ -37,6 +37,7 @@ class Runtime:
     sleep: Callable[[float], None] = time.sleep
     go_on: Callable[[], None] = lambda: None
     settle_s: float = DEFAULT_SETTLE_S
+    place: Callable[[Generation], None] = lambda _: None  # what it mounts of the deployment's files
 
     def pull_missing(self, generation: Generation, changing: Collection[str] | None = None) -> Brought:
         """Have every image of a generation in the engine, once it is clear that this device can run it (format 5.4).
@@ -45,7 +46,8 @@ class Runtime:
         is no hindrance. Raises Unready (Unfit, NoRoom, PullFailed), EngineUnavailable.
         """
         self.go_on()
-        models = [json.loads(part.file.read_bytes()) for part in generation.parts]
+        placed = {one.path for one in generation.placements}  # when it is applied
+        models = [_without(json.loads(part.file.read_bytes()), placed) for part in generation.parts]
         return self.images.bring(generation.images, self.misfits(models, generation.deployment, changing))
 
     def apply(self, generation: Generation) -> None:
@@ -55,6 +57,7 @@ class Runtime:
         in their order (Margo, `components`), and all of them stay up for a while (format 5.5). Raises ApplyError that
         names component and cause, Interrupted.
         """
+        self.place(generation)
         self._remove_projects(generation.deployment, keep={part.project for part in generation.parts})
         for part in generation.parts:
             self.go_on()
@@ -95,6 +98,7 @@ class Runtime:
         containers, `start` are started or made if they are not there. Raises ApplyError as `apply`, Interrupted.
         """
         self.go_on()
+        self.place(generation)
         deadline_s = self.monotonic_s() + part.timeout_s
         try:
             for options, services in ((["--force-recreate"], recreate), ([], start)):
@@ -165,6 +169,17 @@ class Runtime:
     def _containers(self, generation: Generation, parts: Sequence[Part]) -> Sequence[Container]:
         projects = {part.project for part in parts}
         return [one for one in self.engine.containers(generation.deployment) if one.project in projects]
+
+
+def _without(model: Mapping[str, Any], sources: Collection[str]) -> Mapping[str, Any]:
+    """Return a model without the mounts of `sources`."""
+    services = {
+        name: {**one, "volumes": [each for each in one["volumes"] if each.get("source") not in sources]}
+        if one.get("volumes")
+        else one
+        for name, one in model["services"].items()
+    }
+    return {**model, "services": services}
 
 
 def _raise_for_broken(containers: Sequence[Container], engine: Engine) -> None:

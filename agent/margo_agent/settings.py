@@ -78,6 +78,14 @@ class ReportSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IdentitySettings:
+    """What files for this device are encrypted to, if its maker gave it: both, or the agent makes its own."""
+
+    key: Path | None = None
+    certificate: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogSettings:
     """How the loop says what it decides."""
 
@@ -168,6 +176,18 @@ def _http_url(text: str) -> str:
     if not text.startswith(("http://", "https://")) or len(text) > 2000 or not text.isprintable():
         raise FormatError(f"{text!r:.80}: an address is expected, as in http://127.0.0.1:4318")
     return text.rstrip("/")
+
+
+def read_identity(fields: Fields) -> IdentitySettings:
+    """Return the section `identity`."""
+    fields.section(("identity",), ("key", "certificate"))
+    found = IdentitySettings(
+        key=fields.file_at(("identity", "key")), certificate=fields.file_at(("identity", "certificate"))
+    )
+    given = [fields.document.find(("identity", name)) is not None for name in ("key", "certificate")]
+    if len(set(given)) > 1:
+        fields.fault(("identity",), "key and certificate go together")
+    return found
 
 
 def read_log(fields: Fields) -> LogSettings:

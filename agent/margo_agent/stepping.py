@@ -121,6 +121,7 @@ class Stepper:
         except ApplyError as error:
             return Taken("undone", reported(step, name, (), "failed", error))
         record = work.journal.note(lambda record: record.did_remove(step.deployment))
+        self.generations.keep_placed(step.deployment, "")
         self._drop_others(step.deployment, record)
         return Taken("done", reported(step, name, (), "removed"))
 
@@ -145,10 +146,22 @@ class Stepper:
         if not isinstance(ready, Generation):
             back = self._leave(step.deployment, work)
             return self._failed(step, work, ready, back, ending="undone" if isinstance(ready, Unready) else "failed")
+        if missing_file := self._place(ready, work):
+            return self._failed(step, work, missing_file, self._leave(step.deployment, work), ending="undone")
         work.journal.note(lambda record: record.begin(step.deployment))
         if error := self.bring_up(ready):
             return self._failed(step, work, error, self._put_back(step.deployment, work.record))
         return self._installed(step, work)
+
+    def _place(self, generation: Generation, work: Work) -> ApplyError | None:
+        """Have in place what it mounts; return why that cannot be: nothing was touched then."""
+        try:
+            self.generations.place(generation)
+        except ApplyError as error:
+            installed = work.record.installed.get(generation.deployment)
+            self.generations.keep_placed(generation.deployment, installed.revision if installed else "")
+            return error
+        return None
 
     def _failed(self, step: Step, work: Work, error: ApplyError, back: Back, *, ending: Ending = "failed") -> Taken:
         failure = work.failure(step.deployment, error, back.words)
@@ -180,6 +193,7 @@ class Stepper:
         """Apply a generation; return why it failed, if it did. Raises Interrupted."""
         try:
             self.runtime.apply(generation)
+            self.generations.keep_placed(generation.deployment, generation.revision)
         except Interrupted:
             raise
         except ApplyError as error:
@@ -209,6 +223,7 @@ class Stepper:
         try:
             if good is None:
                 self.runtime.remove(deployment)
+                self.generations.keep_placed(deployment, "")
                 return None
             generation = self.generations.open(deployment, good.revision)
         except Interrupted:

@@ -124,31 +124,6 @@ def capabilities(config_file: Path, output: str) -> None:
 @click.command()
 @config_option
 @output_option
-def identity(config_file: Path, output: str) -> None:
-    """Show the public key with which this device signs its reports; the key is made if there is none.
-
-    Give it to operators as NAME.pub, where NAME is the device's.
-
-    \b
-    Example:
-      margo-agent identity > edge-17.pub
-    """
-    from margo_agent.device_key import key_file, load_key, public_pem
-
-    config = load_config(config_file)
-    public = load_key(config).public
-    raw = {
-        "device": config.device,
-        "key": str(key_file(config)),
-        "fingerprint": public.fingerprint,
-        "publicKey": public_pem(public),
-    }
-    click.echo(json.dumps(raw, indent=2) if output == "json" else public_pem(public).strip())
-
-
-@click.command()
-@config_option
-@output_option
 def report(config_file: Path, output: str) -> int:
     """Push a signed report of this device to the registry, now. `run` does it by itself where `report` says so.
 
@@ -242,4 +217,4 @@ def _capabilities(config: AgentConfig) -> bytes:
     return find_capabilities(config, machine=platform.machine(), storage_bytes=total).to_bytes()
 
 
-COMMANDS = (status, capabilities, identity, report)
+COMMANDS = (status, capabilities, report)

@@ -23,3 +23,9 @@ class NoRoom(Unready):
     """What has to come does not fit on the disk."""
 
     code = "no-room"
+
+
+class Sealed(Unready):
+    """A secret cannot be opened on this device, or there is no memory to keep it in."""
+
+    code = "secret"

@@ -2,7 +2,8 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,24 @@ from margo_cli.look import read
 from margo_cli.session import Session, human_bytes, say, with_session
 from margo_cli.trusting import Trusting, trust_options
 from margo_oci.deployment import Deployment
-from margo_oci.desired_state import Lock, build_layer
+from margo_oci.desired_state import Lock, build_file_layer, build_layer
+from margo_oci.manifest import TITLE
 from margo_oci.reference import parse_reference
 from margo_oci.trust import TrustAnything
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two states: its deployments, their locks where known, layer digest to size, its manifest's size."""
+    """One of the two states: its deployments, their locks where known, layer digest to size, its manifest's size.
+
+    `files` are by deployment and path: the digest of each one's layer.
+    """
 
     deployments: Mapping[str, Deployment]
     locks: Mapping[str, Lock | None]
     layers: Mapping[str, int]
     manifest_bytes: int = 0
+    files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def locked(self) -> bool:
@@ -35,12 +41,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Change:
-    """A deployment that differs: the document's diff, and what else it is locked to."""
+    """A deployment that differs: the document's diff, what else it is locked to, and which of its files differ."""
 
     id: str
     name: str
     diff: Sequence[str]
     lock: Sequence[str]
+    files: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,13 @@ class Difference:
 def compare(old: Side, new: Side) -> Difference:
     """Return what changes; `fetch_bytes` is what a device that has `old` fetches of `new`."""
     changes = [
-        Change(name, deployment.name, document, lock)
+        Change(name, deployment.name, document, lock, files)
         for name, deployment in new.deployments.items()
         if name in old.deployments
         for document in [_diff(old.deployments[name], deployment)]
         for lock in [_lock_diff(old.locks.get(name), new.locks.get(name))]
-        if document or lock
+        for files in [_files_diff(old.files.get(name, {}), new.files.get(name, {}))]
+        if document or lock or files
     ]
     missing = sum(size for digest, size in new.layers.items() if digest not in old.layers)
     difference = Difference(
@@ -84,6 +92,15 @@ def _diff(old: Deployment, new: Deployment) -> Sequence[str]:
     before, after = (one.data.decode(errors="replace").splitlines() for one in (old, new))
     lines = list(difflib.unified_diff(before, after, f"old/{old.name}.yaml", f"new/{new.name}.yaml", lineterm=""))
     return lines or (["(only line ends or the last newline differ)"] if old.data != new.data else [])
+
+
+def _files_diff(old: Mapping[str, str], new: Mapping[str, str]) -> Sequence[str]:
+    words = {(False, True): "added", (True, False): "removed"}
+    return [
+        f"{words.get((path in old, path in new), 'changed')} {path}"
+        for path in sorted({**old, **new})
+        if old.get(path) != new.get(path)
+    ]
 
 
 def _lock_diff(old: Lock | None, new: Lock | None) -> Sequence[str]:
@@ -123,16 +140,31 @@ def diff(session: Session, old: str, new: str, trusting: Trusting) -> int:
 
 def _side(session: Session, text: str, trusting: Trusting) -> Side:
     if Path(text).is_dir():
-        deployments = [document.deployment for document in read_deployments(Path(text), allow_empty=True)]
-        layers = [build_layer(deployment).descriptor for deployment in deployments]
-        return Side({one.id: one for one in deployments}, {}, {layer.digest: layer.size for layer in layers})
+        return _folder(Path(text))
     reference = parse_reference(text)
     verified, placed = read(session, reference, trusting.judge(reference) if trusting.given else TrustAnything())
+    state = verified.state
     return Side(
         {name: one.deployment for name, one in placed.items()},
         {name: one.lock for name, one in placed.items()},
-        {layer.digest: layer.size for layer in verified.state.layers},
-        len(verified.state.manifest.data),
+        {layer.digest: layer.size for layer in (*state.layers, *chain(*state.files.values()))},
+        len(state.manifest.data),
+        {name: {layer.annotations[TITLE]: layer.digest for layer in one.files} for name, one in placed.items()},
+    )
+
+
+def _folder(folder: Path) -> Side:
+    documents = read_deployments(folder, allow_empty=True)
+    layers = [build_layer(one.deployment).descriptor for one in documents]
+    files = {
+        one.deployment.id: [build_file_layer(one.deployment.id, file).descriptor for file in one.files]
+        for one in documents
+    }
+    return Side(
+        {one.deployment.id: one.deployment for one in documents},
+        {},
+        {layer.digest: layer.size for layer in (*layers, *chain(*files.values()))},
+        files={name: {one.annotations[TITLE]: one.digest for one in mine} for name, mine in files.items()},
     )
 
 
@@ -142,7 +174,13 @@ def _json(difference: Difference) -> dict[str, Any]:
         "added": [{"id": name, "name": title} for name, title in difference.added.items()],
         "removed": [{"id": name, "name": title} for name, title in difference.removed.items()],
         "changed": [
-            {"id": one.id, "name": one.name, "diff": list(one.diff), "lock": list(one.lock)}
+            {
+                "id": one.id,
+                "name": one.name,
+                "diff": list(one.diff),
+                "lock": list(one.lock),
+                "files": list(one.files),
+            }
             for one in difference.changed
         ],
         "fetchBytes": difference.fetch_bytes,
@@ -159,4 +197,5 @@ def _lines(difference: Difference) -> Sequence[str]:
         lines.append(f"changed  {one.id}  {one.name}")
         lines += [f"  {line}" for line in one.diff]
         lines += [f"  locked {line}" for line in one.lock]
+        lines += [f"  file {line}" for line in one.files]
     return [*lines, f"a device fetches {human_bytes(difference.fetch_bytes)}"]

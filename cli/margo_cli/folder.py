@@ -4,24 +4,27 @@ import os
 import stat
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from margo_oci.archive import ENTRY_LIMIT, UNPACKED_LIMIT_BYTES, Entry
 from margo_oci.dependencies import needs_of
 from margo_oci.deployment import Deployment, parse_deployment
 from margo_oci.errors import FormatError
+from margo_oci.files import FILE_COUNT_LIMIT, SUFFIX, SUM_LIMIT_BYTES, ExtraFile, check_path, meeting
 from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
 
+FILES = ".files"  # hello.files/ beside hello.yaml
 _LEFT_OUT = {".git", ".DS_Store"}
 
 
 @dataclass(frozen=True)
 class Document:
-    """A deployment and the file it stands in."""
+    """A deployment, the file it stands in, and the files that go with it."""
 
     file: Path
     deployment: Deployment
+    files: Sequence[ExtraFile] = field(default_factory=tuple)
 
 
 def read_deployments(folder: Path, *, allow_empty: bool = False, complete: bool = True) -> Sequence[Document]:
@@ -39,12 +42,14 @@ def read_deployments(folder: Path, *, allow_empty: bool = False, complete: bool 
             faults.append(f"{file}: ends in .yml: rename it to {file.stem}.yaml, or it is not published")
             continue
         try:
-            documents.append(Document(file, parse_deployment(_read(file), what=str(file))))
+            deployment = parse_deployment(_read(file), what=str(file))
+            documents.append(Document(file, deployment, read_files(file.with_suffix(FILES))))
         except FormatError as error:
             faults += error.faults
         except OSError as error:
             faults.append(f"{file}: {error.strerror}")
     faults += _twice(documents)
+    faults += _ownerless(folder) if complete else []
     faults += _unmet(documents) if complete else []
     if not files and not allow_empty:
         faults.append(
@@ -58,6 +63,50 @@ def read_deployments(folder: Path, *, allow_empty: bool = False, complete: bool 
 def _read(file: Path) -> bytes:
     with file.open("rb") as stream:
         return stream.read(DOCUMENT_LIMIT_BYTES + 1)
+
+
+def read_files(folder: Path) -> Sequence[ExtraFile]:
+    """Read the files of a deployment, if it has any (format 14.1 to 14.4). Raises FormatError with every fault."""
+    found: list[ExtraFile] = []
+    faults: list[str] = []
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        relative = path.relative_to(folder)
+        if _LEFT_OUT & set(relative.parts) or (path.is_dir() and not path.is_symlink()):
+            continue
+        if not stat.S_ISREG(path.lstat().st_mode):
+            faults.append(f"{path}: only plain files go with a deployment, no links, sockets or devices")
+            continue
+        if len(found) >= FILE_COUNT_LIMIT or sum(len(one.data) for one in found) > SUM_LIMIT_BYTES:
+            raise FormatError(f"{folder}: at most {FILE_COUNT_LIMIT} files of {SUM_LIMIT_BYTES} bytes together")
+        try:
+            found.append(_extra_file(path, relative.as_posix()))
+        except FormatError as error:
+            faults += error.faults
+    faults += [f"{folder}: {fault}" for fault in meeting([one.path for one in found])]
+    if faults:
+        raise FormatError(*faults)
+    return found
+
+
+def _extra_file(path: Path, name: str) -> ExtraFile:
+    check_path(name.removesuffix(SUFFIX), str(path))
+    with path.open("rb") as stream:
+        data = stream.read(SUM_LIMIT_BYTES + 1)
+    if not name.endswith(SUFFIX):
+        return ExtraFile(name, data, executable=bool(path.stat().st_mode & 0o100))
+    # Imported when one is met: what has no secrets holds no cryptography.
+    from margo_oci.jwe import parse_envelope
+
+    parse_envelope(data, what=str(path))
+    return ExtraFile(name.removesuffix(SUFFIX), data, secret=True)
+
+
+def _ownerless(folder: Path) -> list[str]:
+    """Return the folders of files that belong to no deployment: one was renamed, or removed."""
+    strays = [path for path in sorted(folder.glob(f"*{FILES}")) if not path.with_suffix(".yaml").exists()]
+    return [
+        f"{path}: no {path.with_suffix('.yaml').name} beside it: rename the folder, or remove it" for path in strays
+    ]
 
 
 def _twice(documents: Sequence[Document]) -> list[str]:

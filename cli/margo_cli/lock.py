@@ -114,7 +114,10 @@ def update(session: Session, folder: Path, reference: Reference, allow: str, wri
         async with session.registry(reference) as registry:
             published = await _published(registry, reference, trusting)
             async with Locker(registry, cache(), compose) as locker:
-                now = await locker.lock_all({str(one.file): one.deployment for one in documents})
+                now = await locker.lock_all(
+                    {str(one.file): one.deployment for one in documents},
+                    {str(one.file): one.files for one in documents},
+                )
             for warning in sorted(locker.warnings):
                 say(f"warning: {warning}")
             found = moves(published, {one.deployment.id: it for one, it in zip(documents, now, strict=True)})

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from margo_cli.folder import FILES
 from margo_cli.session import (
     Session,
     cache,
@@ -19,6 +20,7 @@ from margo_cli.trusting import Trusting, need_trust, trust_options
 from margo_oci.content import Descriptor
 from margo_oci.desired_state import DesiredState, Placed, read_layers
 from margo_oci.errors import FormatError, RegistryError, said
+from margo_oci.files import SUFFIX, ExtraFile, read_file_layer
 from margo_oci.manifest import CREATED
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
@@ -35,7 +37,14 @@ async def read_state(
     store = cache()
     with session.progress("fetching", len(verified.state.manifest.layers)) as progress:
         await fetch(verified, registry, reference, store, progress=progress)
-    return verified, read_layers([(layer, _blob(store, layer)) for layer in verified.state.layers])
+    placed = read_layers([(layer, _blob(store, layer)) for layer in verified.state.layers], verified.state.files)
+    return verified, placed
+
+
+def extra_files(one: Placed) -> Sequence[ExtraFile]:
+    """Return the files of a deployment that was read before. Raises FormatError, RegistryError."""
+    store = cache()
+    return [read_file_layer(layer, _blob(store, layer), what=f"layer {layer.digest[:19]}") for layer in one.files]
 
 
 def _blob(store: Store, layer: Descriptor) -> bytes:
@@ -116,6 +125,7 @@ def _inspected(
                 "lock": {"components": dict(one.lock.components), "images": dict(one.lock.images)}
                 if one.lock
                 else None,
+                "files": [_file_json(layer, file) for layer, file in zip(one.files, extra_files(one), strict=True)],
             }
             for one in placed.values()
         ],
@@ -129,6 +139,24 @@ def _inspected(
             for one in found
         ],
     }
+
+
+def _file_json(layer: Descriptor, file: ExtraFile) -> dict[str, Any]:
+    """Return what a file is, never what is in it."""
+    raw = {"path": file.path, "size": len(file.data), "digest": layer.digest}
+    return raw | ({"encryptedFor": list(_kids(file))} if file.secret else {})
+
+
+def _kids(file: ExtraFile) -> Sequence[str]:
+    # Imported when one is met: a state without secrets needs none of it.
+    from margo_oci.jwe import parse_envelope
+
+    return parse_envelope(file.data, what=file.path).kids
+
+
+def _file_line(layer: Descriptor, file: ExtraFile) -> str:
+    line = f"  file {file.path}  {human_bytes(len(file.data))}  {layer.digest}"
+    return f"{line}  encrypted for {', '.join(one or '(unnamed)' for one in _kids(file))}" if file.secret else line
 
 
 def _lines(state: DesiredState, placed: Mapping[str, Placed], found: Sequence[Descriptor]) -> Sequence[str]:
@@ -145,6 +173,7 @@ def _lines(state: DesiredState, placed: Mapping[str, Placed], found: Sequence[De
     for one in placed.values():
         lines.append(f"deployment {one.deployment.id}  {one.deployment.name}  {human_bytes(one.layer.size)}")
         lines += [f"  component {part.name}  {part.source}" for part in one.deployment.components]
+        lines += [_file_line(layer, file) for layer, file in zip(one.files, extra_files(one), strict=True)]
         if one.lock is None:
             lines.append("  not locked: tags decide what it leads to")
             continue
@@ -172,6 +201,8 @@ def _lines(state: DesiredState, placed: Mapping[str, Placed], found: Sequence[De
 def pull(session: Session, reference: Reference, folder: Path, trusting: Trusting, force: bool) -> None:
     """Write the documents of a published state as files, byte for byte, after verifying it.
 
+    The files of a deployment go into ID.files/ beside ID.yaml; encrypted ones stay encrypted, and get .jwe back.
+
     \b
     Example:
       margo-oci pull registry.example/fleet/edge-17:latest -o states/edge-17 --key fleet.pub
@@ -179,6 +210,12 @@ def pull(session: Session, reference: Reference, folder: Path, trusting: Trustin
     need_trust(trusting)
     verified, placed = read(session, reference, trusting.judge(reference))
     files = {folder / f"{name}.yaml": one.deployment.data for name, one in placed.items()}
+    extra = {
+        folder / f"{name}{FILES}" / f"{file.path}{SUFFIX if file.secret else ''}": file
+        for name, one in placed.items()
+        for file in extra_files(one)
+    }
+    files |= {path: file.data for path, file in extra.items()}
     taken = [str(file) for file, data in files.items() if file.exists() and file.read_bytes() != data]
     if taken and not force:
         raise FormatError(
@@ -186,7 +223,10 @@ def pull(session: Session, reference: Reference, folder: Path, trusting: Trustin
         )
     folder.mkdir(parents=True, exist_ok=True)
     for file, data in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
+        if file in extra and extra[file].executable:
+            file.chmod(0o755)
     state = verified.state
     raw = {
         "reference": str(reference.at(state.manifest.digest)),
@@ -196,4 +236,5 @@ def pull(session: Session, reference: Reference, folder: Path, trusting: Trustin
         "files": [str(file) for file in files],
     }
     session.show(raw, [str(file) for file in files])
-    say(f"{len(files)} deployments of counter {verified.state.counter} for {verified.state.scope}")
+    with_files = f" and {len(extra)} files" if extra else ""
+    say(f"{len(placed)} deployments{with_files} of counter {verified.state.counter} for {verified.state.scope}")

@@ -17,6 +17,7 @@ COMMANDS = {
     "deploy": "margo_cli.deploy:deploy",
     "devices": "margo_cli.status:devices",
     "diff": "margo_cli.compare:diff",
+    "encrypt": "margo_cli.encrypt:encrypt",
     "head": "margo_cli.head:head",
     "history": "margo_cli.releases:history",
     "inspect": "margo_cli.look:inspect",

@@ -29,14 +29,17 @@ from margo_oci.desired_state import (
     Layer,
     Lock,
     Origin,
+    build_file_layer,
     build_layer,
     check_counter,
     check_scope,
 )
 from margo_oci.errors import FormatError, said
+from margo_oci.files import is_secret
 from margo_oci.flux import FluxPublisher, FluxRelease, build_flux, current_flux
 from margo_oci.keys import PublicKey, Signer
 from margo_oci.lock import Locker
+from margo_oci.manifest import TITLE
 from margo_oci.pinned import pinned
 from margo_oci.publish import Publisher, Release, current_state, plan_release
 from margo_oci.reference import TAG, Reference, parse_reference
@@ -115,6 +118,9 @@ def push(
     has, if this key or a --peer-key signed it; else --counter is asked for. Documents can also come from a commit
     (--from-git), whose id is noted, or with their locks from a state in a layout (--from-layout).
 
+    Files in NAME.files/ beside NAME.yaml go with that deployment: each is a layer of its own, and what ends in .jwe is
+    encrypted (`margo-oci encrypt`).
+
     \b
     Examples:
       margo-oci push states/edge-17 registry.example/fleet/edge-17:latest --key fleet.key --scope edge-17
@@ -170,12 +176,15 @@ async def _push(
 async def _locked(registry: Registry, documents: Sequence[Document], origin: Origin, checks: Checks) -> Content:
     """Lock and check documents."""
     async with Locker(registry, cache(), compose) as locker:
-        locks = await locker.lock_all({str(one.file): one.deployment for one in documents})
+        locks = await locker.lock_all(
+            {str(one.file): one.deployment for one in documents}, {str(one.file): one.files for one in documents}
+        )
     for warning in sorted(locker.warnings):
         say(f"warning: {warning}")
     locked = {str(one.file): (one.deployment, lock) for one, lock in zip(documents, locks, strict=True)}
     await checks.check(registry, locked)
     layers = [build_layer(*pair) for pair in locked.values()]
+    layers += [build_file_layer(one.deployment.id, file) for one in documents for file in one.files]
     return _content(layers, documents, origin)
 
 
@@ -280,6 +289,18 @@ def _release_json(release: Release, content: Content, dry_run: bool) -> dict[str
             }
             for layer in release.state.layers
         ],
+        "files": [
+            {
+                "deployment": deployment,
+                "path": layer.annotations[TITLE],
+                "encrypted": is_secret(layer),
+                "digest": layer.digest,
+                "size": layer.size,
+                "status": sent if layer.digest in release.uploaded else "present",
+            }
+            for deployment, layers in release.state.files.items()
+            for layer in layers
+        ],
         "bytesUploaded": 0 if dry_run else release.bytes_uploaded,
     }
 
@@ -287,6 +308,11 @@ def _release_json(release: Release, content: Content, dry_run: bool) -> dict[str
 def _release_lines(release: Release, content: Content, dry_run: bool) -> Sequence[str]:
     raw = _release_json(release, content, dry_run)
     lines = [f"{one['status']:<8}  {one['digest'][:19]}  {one['size']:>7} B  {one['name']}" for one in raw["layers"]]
+    lines += [
+        f"{one['status']:<8}  {one['digest'][:19]}  {one['size']:>7} B  "
+        f"{content.names.get(one['deployment'], '')}: {one['path']}{' (encrypted)' if one['encrypted'] else ''}"
+        for one in raw["files"]
+    ]
     verb = ("would publish" if dry_run else "published") if release.changed else "already published"
     lines.append(f"{verb} {release.reference} as counter {release.state.counter} for {release.state.scope}")
     if revision := release.state.origin.revision:

@@ -26,12 +26,14 @@ from margo_oci.desired_state import build_layer
 from margo_oci.device_report import BuiltReport, Contents, build_report
 from margo_oci.envelopes import PAYLOAD_TYPE
 from margo_oci.events import lines_of
+from margo_oci.jwe import seal as seal_secret
+from margo_oci.jwk import read_recipient, to_jwk
 from margo_oci.keys import FileKey
 from margo_oci.layout import MARKER_DATA, index_of, tar_of
 from margo_oci.layout import NAME as REF_NAME
 from margo_oci.manifest import Manifest, build_index
 from margo_oci.package import build_component
-from tests.fuzz.targets import BETWEEN, FIXED
+from tests.fuzz.targets import BETWEEN, FIXED, NOW
 from tests.unit import chains
 from tests.unit.applications import application, described
 from tests.unit.scenes import (
@@ -90,6 +92,7 @@ def fixed() -> Mapping[str, bytes]:
         "fleet.pub": public_pem(key("fleet")),
         "report.json": report(key("device")).manifest.data,
         "device.pub": public_pem(key("device")),
+        "recipient.key": key("recipient").key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         "ca.crt": chains.root().pem,
         "leaf.key": chains.leaf().key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
     }
@@ -117,6 +120,7 @@ def seeds(made: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
     _, sig_image = simple_signing.signature_image(simple_signing.Signature(payload, signature))
     inline = Descriptor.of(b"{}", "application/json", {"a": "b"}, inline=True)
     yield from layouts()
+    yield from extra_files(made["recipient.key"])
     yield from (("json", b'{"a":[1,2.5,null,true,{"b":"\\u00e4"}],"c":"d"}'), ("json", manifest.data))
     yield from (("manifest", one.data) for one in (manifest, carrier, roots, sig_image))
     yield (
@@ -326,6 +330,18 @@ def of_devices(report: bytes) -> Iterator[tuple[str, bytes]]:
     yield from (("device-status", STATUS.to_bytes()), ("events", lines_of(EVENTS)))
     yield from (("capabilities", CAPABILITIES.to_bytes()), ("report", report))
     yield "outbox", Waiting(events=EVENTS, dropped=1).to_bytes()
+
+
+def extra_files(private: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield files of deployments, plain and encrypted, and whom they are encrypted to."""
+    opening = FileKey.from_pem(private, None, name="recipient.key")
+    mine = read_recipient(public_pem(opening), name="recipient", now=NOW)
+    other = read_recipient(public_pem(key("other")), name="other", now=NOW)
+    yield from (("secret", seal_secret(b"a secret", some)) for some in ([mine], [other, mine], [other]))
+    yield "recipient", canonical_json({**to_jwk(mine.key), "use": "enc", "kid": "a"})
+    yield "recipient", public_pem(opening)
+    yield "recipient", chains.root().pem
+    yield "extra-file", pack({"conf/a": Entry("conf/a", b"allow all", executable=True)})
 
 
 def layouts() -> Iterator[tuple[str, bytes]]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives import serialization
+
 from margo_agent.config import load_config
 from margo_agent.outbox import Outbox
 from margo_agent.record import RecordFile
@@ -35,16 +37,19 @@ from margo_oci.cosign_key import open_sealed
 from margo_oci.credentials import AuthFiles
 from margo_oci.deploying import Wish, make_deployment, read_before
 from margo_oci.deployment import parse_deployment
-from margo_oci.desired_state import Lock, build_state, parse_state, read_layer
+from margo_oci.desired_state import Lock, build_file_layer, build_state, parse_state, read_layer
 from margo_oci.device_report import check_signed, parse_report
 from margo_oci.device_status import parse_device_status
 from margo_oci.envelopes import COSE, JWS, parse_envelope, parse_header
 from margo_oci.errors import FormatError, MargoError
 from margo_oci.events import Event, lines_of, parse_events
+from margo_oci.files import FILE_LAYER, ExtraFile, read_file_layer
 from margo_oci.fleet import standing, why
 from margo_oci.freshness import SeenHead
 from margo_oci.head import build_head, parse_head, verify_head, verify_release
 from margo_oci.helper import login_of
+from margo_oci.jwe import PrivateKey, unseal
+from margo_oci.jwk import read_recipient
 from margo_oci.keys import PublicKey
 from margo_oci.layout import open_layout
 from margo_oci.manifest import Manifest, build_index, parse_index
@@ -68,6 +73,7 @@ from margo_oci.yamltree import parse_tree
 
 FIXED = Path(__file__).parent / "fixed"
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+FILE_OF = "a3e2f5dc-912e-494f-8395-52cf3769bc06"
 BETWEEN = b"\n\x00\x1f\n"  # between the parts of an input that has several
 SCOPE = "plant-3/line-1/edge-17"
 DEVICE = Device({"id": "edge-17", "cpus": [{"cores": 2, "architecture": "amd64"}], "memory": "1Gi"}, {"zone": "a"})
@@ -382,6 +388,26 @@ def feed_layer(data: bytes) -> None:
         _ = placed.revision
 
 
+def feed_secret(data: bytes) -> None:
+    key = serialization.load_pem_private_key((FIXED / "recipient.key").read_bytes(), None)
+    assert isinstance(key, PrivateKey)
+    opened = unseal(data, [key], what="x.jwe")
+    holds(opened in (None, b"a secret"), "what opens is what was encrypted")
+
+
+def feed_recipient(data: bytes) -> None:
+    one = read_recipient(data, name="x.crt", now=NOW)
+    holds(len(one.kid) == 43, "a kid is a thumbprint")
+
+
+def feed_file(data: bytes) -> None:
+    layer = build_file_layer(FILE_OF, ExtraFile("conf/a", b"")).descriptor
+    layer = Descriptor.of(data, FILE_LAYER, layer.annotations)
+    file = read_file_layer(layer, data, what="layer")
+    again = build_file_layer(FILE_OF, file)
+    holds(read_file_layer(again.descriptor, again.data, what="layer") == file, "a file is what it was")
+
+
 def feed_tree(data: bytes) -> None:
     parse_tree(data, what="compose.yaml").line_of("services.web.image")
 
@@ -543,6 +569,9 @@ TARGETS: Sequence[Target] = (
     Target("component", feed_component, "tar", _YAML),
     Target("units", feed_units, "text", (b"[Container]", b"Image=", b"Volume=./", b"Mount=type=image,"), share=0.3),
     Target("layer", feed_layer, "tar", _YAML),
+    Target("extra-file", feed_file, "tar"),
+    Target("secret", feed_secret, "json", (*_JSON, b'"crit":', b'"zip":', b'"aad":', b'"unprotected":', b'"apu":')),
+    Target("recipient", feed_recipient, "json", (*_JSON, *_DER)),
     Target("compose-tree", feed_tree, "text", _YAML),
     Target("yaml", feed_yaml, "text", _YAML),
     Target("deployment", feed_deployment, "text", _YAML),

@@ -8,14 +8,17 @@ assert plant.device.engine.running == {"pump": "a"}
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
 from margo_agent.applying import Applier
 from margo_agent.cleaning import Cleaner
 from margo_agent.clock import Clock
+from margo_agent.confidential import Secrets
 from margo_agent.config import AgentConfig
 from margo_agent.correcting import Corrector
 from margo_agent.crew import Crew
@@ -45,7 +48,9 @@ from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.content import EMPTY_JSON, Descriptor, canonical_json, digest_of
 from margo_oci.cosign import PAYLOAD_TYPE, bundle, pae, sign, signature_manifest
 from margo_oci.deployment import DEPENDS_ON, Deployment, parse_deployment
-from margo_oci.desired_state import DesiredState, Layer, Lock, build_layer, build_state
+from margo_oci.desired_state import DesiredState, Layer, Lock, build_file_layer, build_layer, build_state
+from margo_oci.errors import FormatError
+from margo_oci.files import ExtraFile
 from margo_oci.freshness import Freshness
 from margo_oci.identity import Identity
 from margo_oci.keys import FileKey, PublicKey, generate
@@ -101,17 +106,24 @@ class Workload:
 
     deployment: Deployment
     lock: Lock | None
+    files: Sequence[ExtraFile] = ()
 
     @property
     def layer(self) -> Layer:
         """The layer it is published as."""
         return build_layer(self.deployment, self.lock)
 
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The same, and those of its files."""
+        return [self.layer, *(build_file_layer(self.deployment.id, one) for one in self.files)]
+
 
 class Plant:
     """Publishes to a simulated registry; `key` is the one its device trusts, `stranger` is not."""
 
-    def __init__(self, folder: Path, sim: SimulatedRegistry | None = None) -> None:
+    def __init__(self, folder: Path, sim: SimulatedRegistry | None = None, compose: object = None) -> None:
+        self.compose = compose or _COMPOSE
         self.sim = sim or SimulatedRegistry(host=HOST)
         self.key = new_key("fleet.pub")
         self.stranger = new_key("stranger.pub")
@@ -120,7 +132,14 @@ class Plant:
         self.device = Device(folder, self.sim, self.key.public)
 
     def workload(
-        self, name: str, recipe: str, *, locked: bool = True, component: str = "", needs: str = ""
+        self,
+        name: str,
+        recipe: str,
+        *,
+        locked: bool = True,
+        component: str = "",
+        needs: str = "",
+        files: Sequence[ExtraFile] = (),
     ) -> Workload:
         """Return a workload whose one container gets a recipe; another recipe is another revision of it.
 
@@ -131,7 +150,7 @@ class Plant:
             id=id_of(name), name=name, called=component or name, recipe=recipe, host=HOST, component=COMPONENT,
             needs=f', {DEPENDS_ON}: "{needs}"' if needs else "",
         )  # fmt: skip
-        return Workload(parse_deployment(text.encode(), what=f"{name}.yaml"), lock if locked else None)
+        return Workload(parse_deployment(text.encode(), what=f"{name}.yaml"), lock if locked else None, files)
 
     def publish(
         self, *workloads: Workload | Layer, counter: int, scope: str = SCOPE, key: FileKey | None = None
@@ -143,7 +162,7 @@ class Plant:
 
     def publish_unsigned(self, *workloads: Workload | Layer, counter: int, scope: str = SCOPE) -> DesiredState:
         """Publish a state that nobody signed."""
-        layers = [one if isinstance(one, Layer) else one.layer for one in workloads]
+        layers = [layer for one in workloads for layer in ([one] if isinstance(one, Layer) else one.layers)]
         for layer in layers:
             self.sim.put_blob(SOURCE.repository, layer.data)
         state = build_state([layer.descriptor for layer in layers], counter=counter, scope=scope)
@@ -216,7 +235,7 @@ class Plant:
         return digest_of(manifest)
 
     def _publish_component(self) -> str:
-        files = {COMPOSE_FILE: Entry(COMPOSE_FILE, canonical_json(_COMPOSE))}
+        files = {COMPOSE_FILE: Entry(COMPOSE_FILE, canonical_json(self.compose))}
         built = build_component(files, name="cell", version="1.0.0")
         self.sim.put_blob(COMPONENT, built.layer)
         self.sim.put_manifest(COMPONENT, "1.0.0", built.manifest.data)
@@ -268,6 +287,18 @@ class Device:
         self.watches_for_newer = False
         self.pauses: list[float] = []
         self.room = Room(state_dir=folder, disk_of=lambda _: None)
+        self.identity: Sequence[EllipticCurvePrivateKey] = []  # what opens its secrets
+        self.memory_is = "tmpfs"
+
+    @property
+    def secrets(self) -> Secrets:
+        """Its memory, which is on the disk here."""
+        return Secrets(self.folder.with_name("memory"), self._keys, lambda _: self.memory_is)
+
+    def _keys(self) -> Sequence[EllipticCurvePrivateKey]:
+        if not self.identity:
+            raise FormatError("this device has no identity: margo-agent identity init")
+        return self.identity
 
     @property
     def record(self) -> Record:
@@ -304,11 +335,14 @@ class Device:
     def correct(self, *, stopped: Set[str] = frozenset(), leave: str = "", held: bool = False) -> Report:
         """Look for drift, and put it right unless there is a reason to `leave` it."""
         compose = SimulatedCompose((), {}, self.engine)
+        generations = Generations(self.folder, compose, "edge-17", self.secrets)
         report = self._report()
         Corrector(
             device="edge-17",
-            generations=Generations(self.folder, compose, "edge-17"),
-            runtime=runtime(self.engine, compose, self._images(lambda: None), self._stop_if_asked, 0.0),
+            generations=generations,
+            runtime=self._placing(
+                runtime(self.engine, compose, self._images(lambda: None), self._stop_if_asked, 0.0), generations
+            ),
             noticed_file=NoticedFile(self.folder / "drift.json"),
             given=self.given,
             leave=leave,
@@ -324,6 +358,7 @@ class Device:
             now_s=self.now.timestamp,
             after_s=after_s,
             keep_free_bytes=keep_free_bytes,
+            secrets=self.secrets,
             free_bytes=lambda _: free_bytes,
         )
 
@@ -348,7 +383,7 @@ class Device:
 
     def _reconciler(self) -> Reconciler:
         compose = SimulatedCompose((), {}, self.engine)
-        generations = Generations(self.folder, compose, "edge-17")
+        generations = Generations(self.folder, compose, "edge-17", self.secrets)
         store = Store(self.folder)
         interruptions: list[Callable[[], None]] = [self._stop_if_asked]
 
@@ -357,7 +392,7 @@ class Device:
                 interruption()
 
         images = self._images(go_on)
-        running = runtime(self.engine, compose, images, go_on, self.apply.settle_s)
+        running = self._placing(runtime(self.engine, compose, images, go_on, self.apply.settle_s), generations)
         gatherer = Gatherer(
             config=self._config(),
             trusted=self._trusted(),
@@ -376,6 +411,9 @@ class Device:
             applier=lambda: self._applier(generations, running, lookout),
             preview=lambda: Preview(generations=generations, runtime=running, atomic=self.apply.atomic),
         )
+
+    def _placing(self, running: Runtime, generations: Generations) -> Runtime:
+        return replace(running, place=generations.place)
 
     def _images(self, go_on: Callable[[], None]) -> Images:
         return Images(

@@ -28,7 +28,8 @@ class PaperCompose(Compose):
 
     def model(self, folder: Path, *, project: str, variables: Mapping[str, str]) -> dict[str, Any]:
         assert (folder / "compose.yaml").exists()
-        return {"name": project, "services": {"web": {"image": IMAGE, "environment": dict(variables)}}}
+        kept = {key: value for key, value in variables.items() if key != "MARGO_FILES"}
+        return {"name": project, "services": {"web": {"image": IMAGE, "environment": kept}}}
 
 
 def generations(root: Path) -> Generations:

@@ -5,7 +5,9 @@ Each story is told with the outage at its first moment, then at its second, and 
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +18,8 @@ from margo_agent.settings import Atomic
 from tests.simulators.engine import PowerCut
 from tests.simulators.outages import FOLDER, REMOVE, RENAME, WRITE, Outage, during
 from tests.simulators.plant import Plant
+from tests.unit.test_format_rules_files import NEXT, SECRET, in_memory, mounts, plain, plant_with, secret
+from tests.unit.test_format_rules_files import publish as publish_files
 
 OLD, NEW = {"pump": "a", "valve": "a", "tank": "a"}, {"pump": "b", "valve": "a", "mixer": "a"}
 Ending = Literal["comes up", "fails"]
@@ -118,3 +122,27 @@ def test_a_disk_that_takes_nothing_more_is_told_and_nothing_is_lost(
     for plant, outage in outages(tmp_path, strike, atomic, "comes up", (RENAME, WRITE, FOLDER)):
         assert plant.device.engine.running.get("valve") == "a", outage.struck
         check_the_end(plant, outage, atomic, "comes up")
+
+
+def test_14_15_a_power_cut_at_any_moment_loses_neither_files_nor_secrets(tmp_path: Path) -> None:
+    for number in range(1, LIMIT):
+        plant = plant_with(tmp_path / str(number), "key", web=["conf"])
+        assert publish_files(plant, 1, secret("key"), plain("conf/a", b"old")) == "applied"
+        plant.publish(plant.workload("pump", "a", files=[secret("key", NEXT), plain("conf/a", b"new")]), counter=2)
+        outage = Outage(cut, number, (RENAME, WRITE, FOLDER, REMOVE), below=str(plant.device.folder))
+        with during(outage), suppress(PowerCut):
+            plant.device.once()
+        if not outage.struck:
+            assert number > 10
+            return
+        shutil.rmtree(plant.device.secrets.folder)
+        plant.device.engine.all.clear()
+        assert plant.device.restore().outcome != "failed", outage.struck
+        assert in_memory(plant) in ([SECRET], [NEXT]), outage.struck
+        for _ in range(3):
+            report = plant.device.once()
+        assert report.outcome == "unchanged", outage.struck
+        assert (in_memory(plant), Path(mounts(plant, "web")[0], "a").read_bytes()) == ([NEXT], b"new"), outage.struck
+        plant.device.cleaner(after_s=0).clean()
+        assert not list(plant.device.folder.glob("**/.*.new")), outage.struck
+    raise AssertionError("no end to it")

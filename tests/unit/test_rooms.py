@@ -51,6 +51,7 @@ LEVELS = (
     },
     {
         "certificates",
+        "jwk",
         "signed",
         "signers",
         "simple_signing",
@@ -62,6 +63,9 @@ LEVELS = (
         "composereads",
         "quadlet",
     },
+    {"jwe"},
+    {"files"},
+    {"mounting"},
     {"desired_state", "package", "cosign", "notary", "truststore", "root", "status", "events", "capabilities"},
     {"device_status", "device_report", "constraints", "gitsource"},
     {"application"},
@@ -100,6 +104,10 @@ PURE = (
     "margo_oci.yamltext",
     "margo_oci.revising",
     "margo_oci.versions",
+    "margo_oci.files",
+    "margo_oci.mounting",
+    "margo_oci.jwk",
+    "margo_oci.jwe",
     "margo_oci.desired_state",
     "margo_oci.package",
     "margo_oci.algorithms",
@@ -123,6 +131,7 @@ PURE = (
     "margo_oci.carrier",
     "margo_oci.auth",
     "margo_agent.model",
+    "margo_agent.placements",
     "margo_oci.answers",
     "margo_oci.platforms",
     "margo_agent.fit",
@@ -303,7 +312,7 @@ def test_an_idle_agent_holds_no_cryptography_in_memory(modules: tuple[str, ...])
     code = (
         f"import sys, {', '.join(modules)}\n"
         "heavy = {'cryptography', 'sigstore', 'margo_oci.keyless', 'docker', 'requests', 'oras',"
-        "         'rich', 'margo_oci.trust', 'margo_agent.engine', 'opentelemetry', 'google'}\n"
+        "         'rich', 'margo_oci.trust', 'margo_agent.engine', 'opentelemetry', 'google', 'margo_oci.jwe'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
