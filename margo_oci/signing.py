@@ -125,7 +125,7 @@ class Attacher:
         """
         assert carrier.subject is not None  # noqa: S101  (else it would refer to nothing)
         if not first:
-            await asyncio.to_thread(self.uploader.send, reference, EMPTY_CONFIG, EMPTY_JSON)
+            await asyncio.to_thread(self.uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
         await asyncio.to_thread(self.uploader.send, reference, carrier.layers[0], data)
         if not await asyncio.to_thread(self.uploader.manifest, reference.at(carrier.digest), carrier.data):
             await self._list(reference, carrier.subject.digest, carrier, first=first)

@@ -36,7 +36,8 @@ class Checks:
     async def check(self, registry: Registry, locked: Mapping[str, tuple[Deployment, Lock]]) -> None:
         """Refuse what does not hold. Raises TrustError or FormatError with all faults, RegistryError."""
         found = pinned(locked)
-        await check_platforms(registry, found, self.platforms) if self.platforms else None
+        if self.platforms:
+            await check_platforms(registry, found, self.platforms)
         if self.signed:
             asked = [one for one in found if one.kind in _ASKED[self.signed]]
             await check_signed(registry, asked, self.trusting.component_judge)
