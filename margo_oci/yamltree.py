@@ -42,10 +42,6 @@ class Node:
             else:
                 yield key, value
 
-    def line_of(self, dotted: str) -> int:
-        """Return the line of `services.web.image`, or of the nearest thing around it that is written."""
-        return self.nearest(dotted).line
-
     def nearest(self, dotted: str) -> "Node":
         """Return what stands at `services.web.image`, or the nearest thing around it that is written."""
         for key, value in self.members():

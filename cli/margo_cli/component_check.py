@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from margo_cli.folder import component_files
+from margo_cli.folder import read_component
 from margo_cli.session import compose, read_file
 from margo_oci.archive import Entry, unpack
 from margo_oci.compose import Compose, faults_of_template
@@ -59,7 +59,7 @@ class Checked:
 def read_source(path: Path, *, name: str = "") -> Source:
     """Read a folder, as the archive that would be made of it, or an archive file. Raises FormatError for neither."""
     if path.is_dir():
-        files, faults = component_files(path)
+        files, faults = read_component(path)
         top = name or path.resolve().name
         return Source(placed_below(top, files), [located(f"{top}/{file}", "7.5", words) for file, words in faults])
     data = read_file(path, limit_bytes=BLOB_LIMIT_BYTES)

@@ -141,15 +141,7 @@ def replace_file(file: Path, data: bytes) -> None:
             raise
 
 
-def read_component(folder: Path) -> Mapping[str, Entry]:
-    """Read all files of a component. Raises FormatError for what cannot be in an archive."""
-    entries, faults = component_files(folder)
-    if faults:
-        raise FormatError(*(f"{folder / path}: {words}" for path, words in faults))
-    return entries
-
-
-def component_files(folder: Path) -> tuple[Mapping[str, Entry], Sequence[tuple[str, str]]]:
+def read_component(folder: Path) -> tuple[Mapping[str, Entry], Sequence[tuple[str, str]]]:
     """Return all files of a component, and what cannot be in an archive: its path and why. Raises FormatError."""
     if not folder.is_dir():
         raise FormatError(f"{folder}: a folder with compose.yaml or with units of Quadlet is expected")

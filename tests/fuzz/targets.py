@@ -409,7 +409,7 @@ def feed_file(data: bytes) -> None:
 
 
 def feed_tree(data: bytes) -> None:
-    parse_tree(data, what="compose.yaml").line_of("services.web.image")
+    parse_tree(data, what="compose.yaml").nearest("services.web.image")
 
 
 def feed_yaml(data: bytes) -> None:

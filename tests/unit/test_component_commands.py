@@ -204,13 +204,13 @@ def test_pull_writes_a_folder_whole_and_replaces_none_that_is_not_its_own(tmp_pa
     entries = [Entry("compose.yaml", b"one"), Entry("sub", folder=True), Entry("sub/run.sh", b"", executable=True)]
     hello = tmp_path / "new" / "hello"
     write_folder(entries, hello, force=False)
-    assert {path: one.executable for path, one in read_component(hello).items()} == {
+    assert {path: one.executable for path, one in read_component(hello)[0].items()} == {
         "compose.yaml": False, "sub/run.sh": True
     }  # fmt: skip
     with pytest.raises(FormatError, match="hello is there and not empty: nothing was written; --force replaces it"):
         write_folder(entries, hello, force=False)
     write_folder([Entry("web.container", b"two")], hello, force=True)
-    assert list(read_component(hello)) == ["web.container"]
+    assert list(read_component(hello)[0]) == ["web.container"]
     other = folder(tmp_path / "other", {"letters.txt": "dear"})
     with pytest.raises(FormatError, match="other is there and holds no component: it is not replaced"):
         write_folder(entries, other, force=True)

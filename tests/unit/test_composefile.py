@@ -284,7 +284,7 @@ def test_7_6_aliases_that_expand_to_too_much_are_refused(text: str) -> None:
 
 def test_a_value_is_found_by_its_dotted_name() -> None:
     tree = parse_tree(ORDINARY.encode(), what="f")
-    assert [tree.line_of(at) for at in ("services.web.image", "services.web.gone", "gone", "configs.page")] == [
+    assert [tree.nearest(at).line for at in ("services.web.image", "services.web.gone", "gone", "configs.page")] == [
         9, 7, 1, 27,
     ]  # fmt: skip
 
