@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from margo_cli.bounded import bounded
-from margo_cli.folder import Document, read_deployments, replace_file
+from margo_cli.folder import FILES, Document, read_deployments, replace_file
 from margo_cli.packages import APP_REFERENCE, newest_first, open_app
 from margo_cli.session import Session, read_file, say, with_session
 from margo_cli.trusting import Trusting, trust_options
@@ -225,5 +225,7 @@ def undeploy(name: str, folder: Path) -> None:
         raise FormatError(*(f"{one.file}: depends on {name}: change that first" for one in needing))
     named[0].file.unlink()
     click.echo(f"removed {named[0].file}")
+    if (extra := named[0].file.with_suffix(FILES)).is_dir():
+        click.echo(f"{extra} is left for you to remove or rename: no push goes out with it", err=True)
     if len(documents) == 1:
         click.echo(f"{folder} is empty now: push it with --allow-empty, and devices remove everything", err=True)

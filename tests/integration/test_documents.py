@@ -29,6 +29,7 @@ COMMANDS = ROOT / "docs" / "reference" / "commands.md"
 WRITTEN_HOST = "127.0.0.1:5000"  # the registry as documents and examples name it
 ANYTHING = "…"
 MARK = "--- ended with"
+GROUPS = "app|component|root|head|lock|identity(?= (?:init|csr|show))"
 STORY_LIMIT_S = 180
 
 AGENT = f"""
@@ -326,7 +327,7 @@ def named_commands(text: str) -> Iterator[tuple[str, list[str]]]:
     code = re.findall(r"`([^`\n]+)`|^(?:\$ | {4,})(.*)$", text, re.MULTILINE)
     for line in (inline or shown for inline, shown in code):
         for program, words in re.findall(r"\b(margo-oci|margo-agent)((?: [^ |&;`#]+)+)", line):
-            names = re.match(r"(?: (?:app|component|root|head))? [a-z]+(?= |$)", words)
+            names = re.match(rf"(?: (?:{GROUPS}))? [a-z]+(?= |$)", words)
             if names:
                 yield program + names[0], re.findall(r" (--[a-z-]+)", words)
 

@@ -2,17 +2,21 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from margo_agent.clock import BUILT
+from margo_agent.config import AgentConfig
+from margo_agent.device_identity import make_identity
 from margo_agent.doctor import engine as engines
 from margo_agent.doctor import here, trust
 from margo_agent.doctor.check import Check, days_left, run_checks, worst
 from margo_agent.doctor.engine import LEAST_API
 from margo_agent.doctor.registry import _certificate, _remedy, _skew
+from margo_agent.doctor.secrets import secrets
 from margo_oci.errors import TrustError
 from tests.simulators.plant import NOON, running_plant
 from tests.unit.headed import headed_plant
@@ -32,6 +36,23 @@ def test_one_that_hangs_does_not_hold_the_others() -> None:
         ("engine", "fail"),
     ]
     for_ever.set()
+
+
+def test_secrets_need_a_key_and_a_place_in_memory(tmp_path: Path) -> None:
+    config = replace(running_plant(tmp_path / "plant").device._config(), secrets_dir=Path("/dev/shm/margo-doctor"))  # noqa: S108
+
+    def look(now: datetime = NOON, config: AgentConfig = config) -> Check:
+        (one,) = secrets(config, {}, now)
+        return one
+
+    assert look().seen.startswith("no identity")
+    make_identity(config, NOON, days=30)
+    assert (look().status, look(NOON + timedelta(days=31)).status) == ("ok", "warn")
+    assert "30 days left" in look().seen
+    on_disk = look(config=replace(config, secrets_dir=Path("/proc/margo-doctor")))
+    assert (on_disk.status, "not in memory" in on_disk.seen) == ("fail", True)
+    (config.state_dir / "identity" / "device.crt").write_text("not a certificate")
+    assert look().status == "fail"
 
 
 def test_one_that_breaks_is_a_finding() -> None:

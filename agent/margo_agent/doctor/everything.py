@@ -30,7 +30,7 @@ def _plan(
     config: AgentConfig, environment: Mapping[str, str], clock: Clock, *, offline: bool
 ) -> Sequence[tuple[str, Checks]]:
     # Imported here: what doctor looks at is heavy, and the command line is imported by every process.
-    from margo_agent.doctor import engine, registry, trust
+    from margo_agent.doctor import engine, registry, secrets, trust
 
     record = _record(config)
     local: list[tuple[str, Checks]] = [
@@ -40,6 +40,7 @@ def _plan(
         ("engine", lambda: engine.engine(config, environment)),
         ("compose", lambda: engine.compose(environment)),
         ("trust", lambda: trust.trust(config, record, clock)),
+        ("secrets", lambda: secrets.secrets(config, environment, clock.now(record.time))),
         ("agent", lambda: here.agent(config, clock.now(record.time))),
     ]
     remote: list[tuple[str, Checks]] = [
