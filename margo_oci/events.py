@@ -16,7 +16,7 @@ EVENT_LIMIT_BYTES = 16 * 1024
 KINDS = ("accepted", "applied", "outcome", "stale", "waiting", "deployment")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """One change. `number` rises by one with each event of a device; a gap says that some were dropped."""
 

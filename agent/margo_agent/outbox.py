@@ -26,6 +26,16 @@ MARK_LIMIT_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gist:
+    """What the loop keeps in mind of an outbox: what is so now, how many wait, the newest, how many are lost."""
+
+    facts: Facts
+    pending: int
+    last: int
+    dropped: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Waiting:
     """What is in the outbox. `earlier` is what was so before the first of `events`; `whole` that no line is torn."""
 
@@ -40,6 +50,11 @@ class Waiting:
     def facts(self) -> Facts:
         """What is so now: the newest event of each kind."""
         return _after(self.earlier, self.events)
+
+    @property
+    def gist(self) -> Gist:
+        """All of it but the events themselves, which take megabytes when nobody fetches them."""
+        return Gist(facts=self.facts, pending=self.pending, last=self.last, dropped=self.dropped)
 
     @property
     def pending(self) -> int:

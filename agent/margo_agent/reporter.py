@@ -13,7 +13,7 @@ from typing import Any
 from margo_agent.clock import Clock
 from margo_agent.config import AgentConfig
 from margo_agent.notice import Facts, news, news_under_way
-from margo_agent.outbox import Outbox, Waiting
+from margo_agent.outbox import Gist, Outbox, Waiting
 from margo_agent.record import Record, RecordFile
 from margo_agent.standing import stale
 from margo_agent.status_files import StatusFiles
@@ -59,7 +59,7 @@ class Reporter:
     described: bytes = b""
     textfile_s: float = float("-inf")
     _seen: tuple[int, int] = (0, 0)
-    _waiting: Waiting | None = None
+    _gist: Gist | None = None
 
     def after(self, config: AgentConfig, result: Result) -> None:
         """Take the result of a look or a pass."""
@@ -106,26 +106,26 @@ class Reporter:
         self.counts.bytes_in += int(result.get("bytesIn") or 0)
         self.counts.images += int(result.get("imagesPulled") or 0)
 
-    def _noticed(self, events: Sequence[Event], now: datetime) -> Waiting:
+    def _noticed(self, events: Sequence[Event], now: datetime) -> Gist:
         if events:
             self._keep(self.outbox.add(events, time=format_moment(now)))
         return self._loaded()
 
-    def _loaded(self) -> Waiting:
-        """Return the outbox; it is read again only when its files are other ones."""
-        if self._waiting is None or self._signature() != self._seen:
-            self._keep(self.outbox.load())
-        assert self._waiting is not None  # noqa: S101  (just kept)
-        return self._waiting
+    def _loaded(self) -> Gist:
+        """Return what is in the outbox; it is read again only when its files are other ones."""
+        if self._gist is None or self._signature() != self._seen:
+            return self._keep(self.outbox.load())
+        return self._gist
 
-    def _keep(self, waiting: Waiting) -> None:
-        self._waiting, self._seen = waiting, self._signature()
+    def _keep(self, waiting: Waiting) -> Gist:
+        self._gist, self._seen = waiting.gist, self._signature()
+        return self._gist
 
     def _signature(self) -> tuple[int, int]:
         files = (self.outbox.file, self.outbox.mark_file)
         return tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)  # type: ignore[return-value]
 
-    def _write(self, config: AgentConfig, record: Record, waiting: Waiting, now: datetime) -> None:
+    def _write(self, config: AgentConfig, record: Record, waiting: Gist, now: datetime) -> None:
         if config is not self.config:
             self.config, self.described = config, self.capabilities(config)
             self.files = StatusFiles(config.report.files or Path())
@@ -138,7 +138,7 @@ class Reporter:
         if config.report.textfile:
             self._write_textfile(config.report.textfile, status, waiting, changed=changed)
 
-    def _write_textfile(self, file: Path, status: DeviceStatus, waiting: Waiting, *, changed: bool) -> None:
+    def _write_textfile(self, file: Path, status: DeviceStatus, waiting: Gist, *, changed: bool) -> None:
         """Write metrics when something changed, and else once a minute: flash wears."""
         now_s = self.monotonic_s()
         if changed or now_s - self.textfile_s >= TEXTFILE_EVERY_S:
@@ -146,7 +146,7 @@ class Reporter:
             text = exposition(status, self.counts, pending=waiting.pending)
             write_whole(file, text.encode(), mode=0o644)
 
-    def _is_due(self, config: AgentConfig, waiting: Waiting, now: datetime) -> bool:
+    def _is_due(self, config: AgentConfig, waiting: Gist, now: datetime) -> bool:
         """A report is due when there is news, or when the last one is a heartbeat old."""
         busy = self.pushing is not None and not self.pushing.done()
         if not config.report.registry or busy or self.monotonic_s() < self.not_before_s:
