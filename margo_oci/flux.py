@@ -88,12 +88,15 @@ class FluxPublisher:
     forms: Forms = DEFAULT_FORMS
 
     async def publish(self, reference: Reference, artifact: FluxArtifact) -> FluxRelease:
-        """Publish at a tag, unless it has this content; sign what is there then (format 15.4).
+        """Publish at a tag, unless it has this content and this key signed it (format 15.4).
 
-        Raises FormatError if the tag holds something else, RegistryError.
+        Nothing is signed that was not made here: what a registry has may say more than its layer. Raises FormatError
+        if the tag holds something else, RegistryError.
         """
+        attacher = Attacher(self.registry, self.uploader, self.now, self.forms)
         manifest, there = artifact.manifest, await current_flux(self.registry, reference)
-        changed = there is None or there.layers[0].digest != manifest.layers[0].digest
+        same = there is not None and there.layers[0].digest == manifest.layers[0].digest
+        changed = not (same and there and await attacher.released_by(reference, there.descriptor, self.signer))
         if changed or there is None:
             for blob, data in ((manifest.config, artifact.config), (manifest.layers[0], artifact.layer)):
                 await asyncio.to_thread(self.uploader.send, reference, blob, data)
@@ -101,7 +104,6 @@ class FluxPublisher:
             await asyncio.to_thread(self.uploader.manifest, pinned, manifest.data)
         else:
             manifest = there
-        attacher = Attacher(self.registry, self.uploader, self.now, self.forms)
         await attacher.sign(reference, manifest.descriptor, self.signer)
         if changed:  # last, so that nobody finds it unsigned
             await asyncio.to_thread(self.uploader.manifest, reference, manifest.data)

@@ -26,6 +26,7 @@ from margo_oci.transfer import (
     signatures,
     simple_image,
     simple_signatures,
+    tagged_referrers,
 )
 from margo_oci.trust import Policy, signers_of
 
@@ -64,23 +65,20 @@ class Attacher:
     ) -> Sequence[Format]:
         """Attach those signatures by `signer` over `subject` that are not there; return which were made.
 
-        Nobody looks for signatures of what is `new` to its repository, with the empty config there. Raises FormatError
-        for a key that a format does not take, RegistryError.
+        Nobody looks for signatures of what is `new` to its repository, with the empty config there; lists that others
+        may have written to are read all the same. Raises FormatError for a key that a format does not take,
+        RegistryError.
         """
         made: list[Format] = []
         self.check(signer)
         if signer.public.algorithm == "ES256" and (new or not await self._signed(reference, subject, signer)):
             bundle = cosign.sign(subject.digest, signer, name=reference.name)
             carrier = cosign.signature_manifest(bundle, subject, created=timestamp(self.now()))
-            await self.carry(reference, carrier, bundle, first=new)
+            await self.carry(reference, carrier, bundle, has_config=new)
             if self.kept:
                 self.kept.keep(subject.digest, bundle)
             made.append("bundle")
-        if (
-            self.forms.simple
-            and signer.public.algorithm == "ES256"
-            and await self._simple(reference, subject, signer, new=new)
-        ):
+        if self.forms.simple and signer.public.algorithm == "ES256" and await self._simple(reference, subject, signer):
             made.append("simple-signing")
         if self.forms.chain and await self._notary(reference, subject, signer):
             made.append("notary")
@@ -118,19 +116,19 @@ class Attacher:
             return ["keyless"]
         return []
 
-    async def carry(self, reference: Reference, carrier: Manifest, data: bytes, *, first: bool = False) -> None:
+    async def carry(self, reference: Reference, carrier: Manifest, data: bytes, *, has_config: bool = False) -> None:
         """Push a manifest that refers to another one, with its one layer; where needed, list it under the tag.
 
-        Of the `first` one it is known that nothing is listed yet, and that the empty config is there.
+        Of a repository that `has_config` it is known that the empty config is there.
         """
         assert carrier.subject is not None  # noqa: S101  (else it would refer to nothing)
-        if not first:
+        if not has_config:
             await asyncio.to_thread(self.uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
         await asyncio.to_thread(self.uploader.send, reference, carrier.layers[0], data)
         if not await asyncio.to_thread(self.uploader.manifest, reference.at(carrier.digest), carrier.data):
-            await self._list(reference, carrier.subject.digest, carrier, first=first)
+            await self._list(reference, carrier.subject.digest, carrier)
 
-    async def _list(self, reference: Reference, subject: str, carrier: Manifest, *, first: bool) -> None:
+    async def _list(self, reference: Reference, subject: str, carrier: Manifest) -> None:
         entry = Descriptor(
             media_type=carrier.descriptor.media_type,
             digest=carrier.digest,
@@ -138,7 +136,7 @@ class Attacher:
             annotations=carrier.annotations,
             artifact_type=carrier.artifact_type,
         )
-        others = () if first else await referrers(self.registry, reference, subject)
+        others = await tagged_referrers(self.registry, reference.at(subject))
         listed = [*(one for one in others if one.digest != entry.digest), entry]
         if len(listed) > REFERRER_COUNT_LIMIT:
             raise FormatError(
@@ -171,8 +169,8 @@ class Attacher:
         except TrustError:
             return ()
 
-    async def _simple(self, reference: Reference, subject: Descriptor, signer: Signer, *, new: bool) -> bool:
-        existing = None if new else await simple_image(self.registry, reference, subject.digest)
+    async def _simple(self, reference: Reference, subject: Descriptor, signer: Signer) -> bool:
+        existing = await simple_image(self.registry, reference, subject.digest)
         if existing:
             found = await simple_signatures(self.registry, reference, subject.digest, existing)
             if self._by(signer, subject, found):

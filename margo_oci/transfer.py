@@ -236,11 +236,12 @@ async def referrers(registry: Registry, reference: Reference, digest: str) -> Se
     """
     at = reference.at(digest)
     # Both at once: a device far from its registry waits for one round trip, not for two.
-    listed, tagged = await asyncio.gather(registry.referrers(at), _tagged_referrers(registry, at))
+    listed, tagged = await asyncio.gather(registry.referrers(at), tagged_referrers(registry, at))
     return list({one.digest: one for one in (*listed, *tagged)}.values())
 
 
-async def _tagged_referrers(registry: Registry, at: Reference) -> Sequence[Descriptor]:
+async def tagged_referrers(registry: Registry, at: Reference) -> Sequence[Descriptor]:
+    """Return what is listed under the tag that stands in for the API ("Referrers Tag Schema")."""
     try:
         index = await registry.manifest(at.at(at.digest.replace(":", "-")))
     except NotFound:

@@ -30,7 +30,8 @@ def sign(session: Session, reference: Reference, signing: Signing, keyless: Keyl
     """Sign what REFERENCE leads to: a state, a component, an image or anything else with a digest.
 
     Made are a Sigstore bundle (cosign v3), the tag that cosign v2 reads, and with --cert-chain a Notary signature. What
-    this key has signed already is not signed again.
+    this key has signed already is not signed again. A desired state is named by its digest: who signs one says that
+    devices are to run it.
 
     With --keyless there is no key: Sigstore turns a login (OIDC) into a certificate for a few minutes, and notes the
     signature in a log. Only the Sigstore bundle is made.
@@ -54,6 +55,11 @@ def sign(session: Session, reference: Reference, signing: Signing, keyless: Keyl
             received = await registry.manifest(reference)
             assert received is not None  # noqa: S101  (nothing was known before)
             subject = subject_of(received)
+            if not reference.digest and _is_state(received):
+                raise FormatError(
+                    f"{reference} is a desired state, and a tag may be moved by others: look at it with margo-oci "
+                    f"inspect, and name what you mean: {reference.at(subject.digest)}"
+                )
             attacher = Attacher(registry, session.uploader(reference), lambda: datetime.now(UTC), signing.forms)
             if signer:
                 return subject, await attacher.sign(reference, subject, signer)

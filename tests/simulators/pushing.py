@@ -17,6 +17,7 @@ from tests.simulators.registry import SimulatedRegistry
 
 _MANIFEST = re.compile(r"/v2/(.+)/manifests/([^/]+)")
 _UPLOAD = re.compile(r"/v2/(.+)/blobs/uploads/")
+_BLOB = re.compile(r"/v2/(.+)/blobs/(sha256:[0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def wired(sim: SimulatedRegistry, *, mounts: bool = True) -> tuple[Uploader, Sim
             place = sim.repositories.get(found[1])
             is_there = mounts and place is not None and asked.get("mount") in place.blobs
             return Answer(201) if is_there else Answer(202, {"Location": f"{parts.path}?_state=1"})
+        if (found := _BLOB.fullmatch(parts.path)) and sent.method == "HEAD":
+            return Answer(200 if found[2] in sim.repositories[found[1]].blobs else 404)
         found = _MANIFEST.fullmatch(parts.path)
         assert found
         assert sent.method == "PUT"

@@ -7,18 +7,20 @@ import json
 import tarfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from margo_oci.access import Access
-from margo_oci.content import Descriptor, digest_of
-from margo_oci.desired_state import NO_ORIGIN, Origin
+from margo_oci.content import Descriptor, canonical_json, digest_of
+from margo_oci.desired_state import ARTIFACT_TYPE, COUNTER, LAYER_TYPE, LOCK, NO_ORIGIN, SCOPE, Lock, Origin
 from margo_oci.errors import FormatError
 from margo_oci.flux import FluxArtifact, FluxPublisher, FluxRelease, build_flux
 from margo_oci.reference import parse_reference
 from margo_oci.registry import Registry
 from margo_oci.transfer import Judge
 from margo_oci.trust import Policy
+from tests.simulators.plant import SOURCE, Plant
 from tests.simulators.registry import SimulatedRegistry
 from tests.simulators.uploader import SimulatedUploader
 from tests.unit.scenes import as_yaml, document, key, state
@@ -121,3 +123,25 @@ def test_15_4_a_tag_that_holds_something_else_is_not_overwritten() -> None:
     sim.put_manifest(PLACE.repository, PLACE.tag, state().manifest.data)
     with pytest.raises(FormatError, match="something else than an artifact for Flux"):
         published(sim, built())
+
+
+def test_15_4_nothing_is_signed_that_was_not_made_here(tmp_path: Path) -> None:
+    plant = Plant(tmp_path)
+    work = plant.workload("pump", "a")
+    place = SOURCE.at("latest-flux")
+    artifact = build_flux(place, {"pump.yaml": work.deployment.data}, NO_ORIGIN)
+    forged = json.loads(artifact.manifest.data)  # the same layer, as a state with a lock of the forger's
+    forged["artifactType"] = ARTIFACT_TYPE
+    forged["annotations"] = {SCOPE: "edge-17", COUNTER: "99"}
+    forged["layers"][0] |= {"mediaType": LAYER_TYPE, "annotations": {LOCK: Lock({}, {}).to_json()}}
+    plant.sim.put_manifest(place.repository, place.tag, canonical_json(forged))
+    uploader = SimulatedUploader(plant.sim)
+
+    async def push() -> FluxRelease:
+        async with plant.device.registry() as registry:
+            return await FluxPublisher(registry, uploader, plant.key, noon).publish(place, artifact)
+
+    done = asyncio.run(push())
+    assert (done.changed, done.digest) == (True, artifact.manifest.digest)
+    plant.put_bytes(canonical_json(forged))
+    assert (plant.device.once().reason, plant.device.engine.running) == ("unsigned", {})
