@@ -10,13 +10,14 @@ from margo_oci.content import SIGNATURE_LIMIT_BYTES, Descriptor
 from margo_oci.desired_state import DesiredState
 from margo_oci.errors import FormatError
 from margo_oci.images import LAYER_LIMIT_BYTES
-from margo_oci.layout import NAME, Layout, frame, tar_of
+from margo_oci.layout import NAME, Layout, frame, open_layout, tar_of
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
 from margo_oci.store import Store, remove_folder
 from margo_oci.transfer import pull_blob, side_by_side
 
 FETCHES_AT_ONCE = 6
+_BEGUN = {"blobs", "ingest"}  # what is written before the index is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,19 @@ async def write_bundle(
     if store.ingest.is_dir() and not any(store.ingest.iterdir()):
         store.ingest.rmdir()
     return plan.size_bytes
+
+
+def open_existing(output: Path) -> Layout | None:
+    """Return the layout in a folder, which is added to; None if there is none yet, or one that a cut-off attempt began.
+
+    Raises FormatError for anything else that is there.
+    """
+    if output.is_dir():
+        names = {entry.name for entry in output.iterdir()}
+        return None if names <= _BEGUN else open_layout(output)
+    if output.exists():
+        raise FormatError(f"{output}: it is there already, and only a folder is added to: name another")
+    return None
 
 
 def joined(before: Sequence[Descriptor], new: Sequence[Descriptor]) -> Sequence[Descriptor]:

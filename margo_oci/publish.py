@@ -86,6 +86,7 @@ class Publisher:
         counter: int | None = None,
         created: str = "",
         origin: Origin = NO_ORIGIN,
+        change_scope: bool = False,
         progress: Progress = lambda _: None,
     ) -> Release:
         """Publish `layers` as the state of `scope`; what the registry has is not sent again.
@@ -96,8 +97,9 @@ class Publisher:
         current = await current_state(self.registry, reference)
         before = await self._counted(reference, current, counter)
         release = await plan_release(
-            self.registry, reference, layers, before, scope=scope, counter=counter, created=created, origin=origin
-        )
+            self.registry, reference, layers, before, scope=scope, counter=counter, created=created, origin=origin,
+            change_scope=change_scope,
+        )  # fmt: skip
         if not release.changed:
             await self._sign(reference, release.state.manifest)
             return release
@@ -236,11 +238,18 @@ async def plan_release(
     counter: int | None,
     created: str,
     origin: Origin = NO_ORIGIN,
+    change_scope: bool = False,
 ) -> Release:
     """Decide what a push would publish: the same again, or a new state under a counter that is free.
 
-    Where the same came from another commit, nothing is new: its first origin stays (format 2.9).
+    Where the same came from another commit, nothing is new: its first origin stays (format 2.9). Raises FormatError
+    for another scope than the tag has, unless to `change_scope`.
     """
+    if current and current.scope and current.scope != scope and not change_scope:
+        raise FormatError(
+            f"{reference} holds a state for {current.scope}: devices that follow it would refuse one for {scope}: name "
+            "another tag, or if that is meant, --change-scope"
+        )
     descriptors = [layer.descriptor for layer in layers]
     if current and counter in (None, current.counter):
         same = build_state(descriptors, counter=current.counter, scope=scope, created=created or current.created,

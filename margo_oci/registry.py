@@ -38,6 +38,7 @@ from margo_oci.reference import REPOSITORY, Reference
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
 KEEPALIVE_S = 120.0  # a device that looks every half minute keeps its connection
+REQUESTS_PER_CONNECTION = 1000
 CONNECTION_LIMIT = 16  # HTTP/1.1 only: over HTTP/2 one connection carries everything
 REDIRECT_LIMIT = 5
 PAGE_LIMIT = 100
@@ -84,6 +85,7 @@ class Registry:
     _grants: Grants = field(init=False, repr=False)
     _clients: dict[str, httpx2.AsyncClient] = field(default_factory=dict)
     _bulk_clients: dict[str, httpx2.AsyncClient] = field(default_factory=dict)
+    _fresh_at: int = 0  # requests that were made before the connections of now
 
     def __post_init__(self) -> None:
         self.mirrors = Mirrors(self.access, self.monotonic_s)
@@ -351,8 +353,13 @@ class Registry:
         return following
 
     async def leave(self, *, but: Reference) -> None:
-        """Close connections to all hosts but that of `but` and its mirrors: redirects may have led to ever new ones."""
+        """Close connections to all hosts but that of `but` and its mirrors: redirects may have led to ever new ones.
+
+        Once in many requests all are closed: h2 remembers each stream that a connection ever had.
+        """
         kept = {but.host, *(mirror.host for mirror in self.access(but.host).mirrors)}
+        if self.traffic.requests - self._fresh_at >= REQUESTS_PER_CONNECTION:
+            kept, self._fresh_at = set(), self.traffic.requests
         for clients in (self._clients, self._bulk_clients):
             for host in [host for host in clients if host not in kept]:
                 await clients.pop(host).aclose()

@@ -65,13 +65,23 @@ def load_identity(config: AgentConfig) -> Identity:
     return Identity(key, certificate, [_key(one) for one in earlier if one.exists()])
 
 
-def make_identity(config: AgentConfig, now: datetime, *, days: int = DEFAULT_DAYS, renew: bool = False) -> Identity:
-    """Make key and certificate. Raises FormatError if they are there, unless to `renew` them, or are given."""
+def make_identity(
+    config: AgentConfig, now: datetime, *, days: int = DEFAULT_DAYS, renew: bool = False, drop_earlier: bool = False
+) -> Identity:
+    """Make key and certificate. Raises FormatError if they are there, unless to `renew` them, or are given.
+
+    The key that is replaced still opens; the one that it replaced itself goes, if to `drop_earlier`.
+    """
     key, certificate = key_file(config), certificate_file(config)
     if config.identity.key:
         raise FormatError(f"identity.key: {key} was given to this device: it is not for the agent to replace")
     if key.exists() and not renew:
         raise FormatError(f"{key} is there already: show it with identity show, replace it with identity init --renew")
+    if _earlier(config).exists() and not drop_earlier:
+        raise FormatError(
+            f"{_earlier(config)}: the key before the last renewal opens what was not encrypted anew since: once all "
+            "is, --drop-earlier lets it go"
+        )
     key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     private = generate(None)[0]
     made = FileKey.from_pem(private, None, name=str(key)).key

@@ -46,8 +46,9 @@ def identity(context: click.Context, config_file: Path, output: str) -> None:
 @config_option
 @output_option
 @click.option("--renew", is_flag=True, help="Replace them. The old key goes on opening what was encrypted to it.")
+@click.option("--drop-earlier", is_flag=True, help="With --renew for the second time: the key before the last goes.")
 @click.option("--days", type=click.IntRange(1, 36500), default=3650, show_default=True, help="How long it is valid.")
-def init(config_file: Path, output: str, renew: bool, days: int) -> None:
+def init(config_file: Path, output: str, renew: bool, drop_earlier: bool, days: int) -> None:
     """Make the key that files for this device are encrypted to, and its certificate; print the certificate.
 
     The key stays in stateDir/identity, readable by the agent alone. Where the configuration names one (`identity`),
@@ -61,7 +62,7 @@ def init(config_file: Path, output: str, renew: bool, days: int) -> None:
 
     config = load_config(config_file)
     now = system_clock().now(RecordFile(config.state_dir / "record.json").load().time)
-    make_identity(config, now, days=days, renew=renew)
+    make_identity(config, now, days=days, renew=renew, drop_earlier=drop_earlier)
     _show(config, output)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from margo_agent.config import AgentConfig
-from margo_agent.record import Record
+from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
 from margo_oci.content import MANIFEST_LIMIT_BYTES
 from margo_oci.desired_state import SCOPE, DesiredState, parse_state
@@ -43,10 +43,23 @@ def import_bundle(
     if known and (words := older(_state(transport.offer, source), known)):
         report.message = words
         return report
+    record_file = RecordFile(config.state_dir / "record.json")
+    before = record_file.load()
     work(parts(replace(config, source=source), transport.registry), report)
     if transport.missing and report.outcome not in ("applied", "unchanged", "refused"):
-        report.message = missing_words(bundle, sorted(transport.missing), report.message)
+        report.message = missing_words(bundle, sorted(transport.missing))
+        _forget(record_file, before, report)
     return report
+
+
+def _forget(record_file: RecordFile, before: Record, report: Report) -> None:
+    """Let a state that is not whole here not count as accepted: the earlier bundle, which has the rest, is older."""
+    now = record_file.load()
+    touched = (now.installed, now.failed, now.unsure, now.before) != (
+        before.installed, before.failed, before.unsure, before.before,
+    )  # fmt: skip
+    if report.outcome == "unreachable" and not touched:
+        record_file.save(before)
 
 
 def source_in(offer: Offer, source: Reference, scopes: Sequence[str]) -> Reference:
@@ -99,11 +112,11 @@ def older(state: DesiredState | None, known: Record) -> str:
     return f"counter {state.counter} is what is installed" if known.is_done(state.manifest.digest, last.counter) else ""
 
 
-def missing_words(bundle: Path, missing: Sequence[str], message: str) -> str:
+def missing_words(bundle: Path, missing: Sequence[str]) -> str:
     """Say what a bundle lacks."""
     more = f" and {len(missing) - SHOWN_COUNT} more" if len(missing) > SHOWN_COUNT else ""
     return (
         f"{bundle}: {len(missing)} that are neither in this bundle nor on this device: "
         f"{', '.join(missing[:SHOWN_COUNT])}{more}: it was made with --since: import the earlier bundle first, "
-        f"or make one without{f' ({message})' if message else ''}"
+        "or make one without"
     )

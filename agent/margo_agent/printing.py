@@ -40,8 +40,8 @@ def log(result: Mapping[str, Any], output: str, least: Level = "info", *, news: 
     for one in result.get("deployments", ()) if news else ():
         if one["action"] != "keep":
             keys = ("action", "state", "error")
-            told = {key: one[key] for key in keys if one.get(key)}
-            click.echo(logfmt({**head, "deployment": one["id"], "name": one.get("name", ""), **told}))
+            told = {key: one[key] for key in keys if one.get(key)} | {"drift": "; ".join(one.get("drift", ()))}
+            click.echo(logfmt({**head, "deployment": one.get("id", ""), "name": one.get("name", ""), **told}))
 
 
 def logfmt(values: Mapping[str, object]) -> str:

@@ -8,7 +8,7 @@ import click
 from margo_cli.platform_type import PlatformType
 from margo_cli.session import REFERENCE, Session, human_bytes, say, with_session
 from margo_cli.trusting import Trusting, trust_options
-from margo_oci.bundle import Plan, is_in, kinds, plan_bundle, write_bundle
+from margo_oci.bundle import Plan, is_in, kinds, open_existing, plan_bundle, write_bundle
 from margo_oci.closure import Closure
 from margo_oci.errors import FormatError
 from margo_oci.layout import open_layout
@@ -19,7 +19,7 @@ from margo_oci.reference import Reference
 @click.command("bundle")
 @click.argument("references", type=REFERENCE, nargs=-1, required=True, metavar="REFERENCE...")
 @click.option("-o", "bundle_file", type=click.Path(path_type=Path), required=True, metavar="SITE.tar|DIR",
-              help="Where to: a tar if it ends in .tar, else a folder.")  # fmt: skip
+              help="Where to: a tar if it ends in .tar, else a folder; to a layout in it is added.")  # fmt: skip
 @click.option("--since", "since", type=click.Path(exists=True, path_type=Path), multiple=True, metavar="OTHER.tar|DIR",
               help="Leave out what this earlier bundle has; may be given several times.")  # fmt: skip
 @click.option("--platform", "platforms", type=PlatformType(), multiple=True, metavar="linux/ARCH",
@@ -50,6 +50,7 @@ def bundle(
     bases = [open_layout(path) for path in since]
     if any(bundle_file.resolve() == path.resolve() for path in since):
         raise FormatError(f"{bundle_file}: this is what --since names: name another file")
+    there = None if bundle_file.suffix == ".tar" else open_existing(bundle_file)
 
     async def work() -> tuple[Plan, int]:
         async with session.registry(*references) as registry:
@@ -59,7 +60,9 @@ def bundle(
                 await closure.take(reference)
             plan = plan_bundle(closure, bases)
             with session.progress("fetching", len(plan.blobs)) as progress:
-                return plan, await write_bundle(registry, plan, bundle_file, progress=progress)
+                return plan, await write_bundle(
+                    registry, plan, bundle_file, progress=progress, others=there.entries if there else ()
+                )
 
     plan, size_bytes = asyncio.run(work())
     states = [

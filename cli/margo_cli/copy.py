@@ -7,17 +7,15 @@ from pathlib import Path
 import click
 
 from margo_cli.session import Session, cache, human_bytes, with_session
-from margo_oci.bundle import Plan, is_in, plan_bundle, write_bundle
+from margo_oci.bundle import Plan, is_in, open_existing, plan_bundle, write_bundle
 from margo_oci.closure import Closure
 from margo_oci.copying import Copied, Copier, below, counted, renamed
 from margo_oci.errors import FormatError
-from margo_oci.layout import Layout, open_layout
+from margo_oci.layout import open_layout
 from margo_oci.layout_registry import LayoutTransport
 from margo_oci.offering import Offer
 from margo_oci.reference import HOST, REPOSITORY, Reference, parse_reference
 from margo_oci.registry import Registry
-
-_BEGUN = {"blobs", "ingest"}  # what a copy has written before it writes the index
 
 
 @click.command("copy")
@@ -77,21 +75,11 @@ async def _copy(session: Session, source: str, destination: str, layout: Path | 
 
 
 async def _to_layout(session: Session, registry: Registry, plan: Plan, output: Path) -> Copied:
-    there = _open_existing(output)
+    there = open_existing(output)
     new = [blob for _, blob in plan.blobs if not (there and is_in([there], blob.digest))]
     with session.progress("copying", len(plan.blobs)) as progress:
         await write_bundle(registry, plan, output, progress=progress, others=there.entries if there else ())
     return Copied(len(new), len(plan.blobs) - len(new), sum(blob.size for blob in new))
-
-
-def _open_existing(output: Path) -> Layout | None:
-    """Return the layout that is added to; None if there is none yet, or one that a cut-off copy began."""
-    if output.is_dir():
-        names = {entry.name for entry in output.iterdir()}
-        return None if names <= _BEGUN else open_layout(output)
-    if output.exists():
-        raise FormatError(f"{output}: it is there already, and only a folder is added to: name another, or oci:DIR")
-    return None
 
 
 def _layout(text: str) -> Path | None:

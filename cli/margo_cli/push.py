@@ -59,6 +59,7 @@ class Wanted:
     counter: int | None
     created: str
     checks: Checks
+    change_scope: bool = False
     flux: Reference | None = None
 
 
@@ -81,6 +82,7 @@ class Content:
     required=True,
     help="The one device or group the state is for, as in plant-3/line-1/edge-17.",
 )
+@click.option("--change-scope", is_flag=True, help="The tag holds a state for another scope: replace it.")
 @peer_keys_option
 @click.option("--counter", type=int, help="Release counter; higher than the last. [the last and one]")
 @click.option(
@@ -103,6 +105,7 @@ def push(
     reference: Reference,
     signing: Signing,
     scope: str,
+    change_scope: bool,
     peer_files: Sequence[Path],
     counter: int | None,
     created: str | None,
@@ -143,6 +146,7 @@ def push(
         wanted = Wanted(
             reference=reference, signer=None if dry_run else signing.required(), forms=signing.forms,
             peers=load_public_keys(peer_files), scope=scope, counter=counter, created=_created(created), checks=checks,
+            change_scope=change_scope,
             flux=None if flux is None else _flux_place(reference, flux),
         )  # fmt: skip
         release, content, fluxed = asyncio.run(_push(session, source, documents, origin, wanted))
@@ -209,6 +213,7 @@ async def _planned(registry: Registry, content: Content, wanted: Wanted) -> Rele
     planned = await plan_release(
         registry, wanted.reference, content.layers, current,
         scope=wanted.scope, counter=wanted.counter, created=wanted.created, origin=content.origin,
+        change_scope=wanted.change_scope,
     )  # fmt: skip
     known = {layer.digest for layer in current.manifest.layers} if current else set()
     new = frozenset(layer.descriptor.digest for layer in content.layers) - known
@@ -224,7 +229,7 @@ async def _published(session: Session, registry: Registry, content: Content, wan
         return await publisher.publish(
             wanted.reference, content.layers,
             scope=wanted.scope, counter=wanted.counter, created=wanted.created, origin=content.origin,
-            progress=progress,
+            change_scope=wanted.change_scope, progress=progress,
         )  # fmt: skip
 
 

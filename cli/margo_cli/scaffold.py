@@ -1,7 +1,7 @@
 """`margo-oci app init`: a package, a component and an example state to begin with."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from margo_oci.composereads import walk
 from margo_oci.deploying import Wish, make_deployment
 from margo_oci.deployment import APPLICATION_ID, COMPONENT_NAME, REVISION, STEERING
 from margo_oci.errors import FormatError
+from margo_oci.interpolation import Variable, variables_of
 from margo_oci.reference import parse_reference
-from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
 from margo_oci.yamltext import write_yaml
+from margo_oci.yamltree import Node
 
 _SAMPLE = """\
 # One service. GREETING and PORT are parameters of the application.
@@ -29,9 +30,6 @@ services:
     restart: unless-stopped
     stop_grace_period: 2s
 """
-_VARIABLE = re.compile(r"(?<!\$)(?:\$\$)*\$\{([A-Za-z_][A-Za-z0-9_]*)(?::?[-?+]([^}$]*))?\}")
-_DEFAULT = re.compile(r"(?<!\$)(?:\$\$)*\$\{([A-Za-z_][A-Za-z0-9_]*):?-([^}$]*)\}")
-_REQUIRED = re.compile(r"(?<!\$)(?:\$\$)*\$\{([A-Za-z_][A-Za-z0-9_]*):?\?")
 _README = "# {name}\n\nWhat {name} does, for people who choose from a catalog.\n"
 
 
@@ -71,15 +69,16 @@ def init(
     app_id = app_id or component
     _check(app_id, component, repository, app_version)
     beside = read_compose(compose_file) if compose_file else {COMPOSE_FILE: _SAMPLE.format(image=image).encode()}
-    compose = _text(beside[COMPOSE_FILE], compose_file)
     source = f"{repository.removeprefix('oci://').rstrip('/')}"
-    raw = _description(name, vendor, app_id, app_version, component, f"oci://{source}/components/{component}", compose)
+    raw = _description(
+        name, vendor, app_id, app_version, component, f"oci://{source}/components/{component}", variables_in(beside)
+    )
     header = {"apiVersion": "margo.org/v1-alpha1", "kind": "ApplicationDescription"} if older else {}
     description = write_yaml({**header, **raw})
     parsed = parse_description(description, what="margo.yaml")
     needed = {name: "change-me" for name, one in raw.get("parameters", {}).items() if "value" not in one}
-    at = parse_reference(f"{source}/apps/{component}:{app_version}")
-    wish = Wish(name=component, scope="example", source=at, values=needed)
+    package = parse_reference(f"{source}/apps/{component}:{app_version}")
+    wish = Wish(name=component, scope="example", source=package, values=needed)
     files = {
         "margo.yaml": description,
         "resources/description.md": _README.format(name=name).encode(),
@@ -119,7 +118,7 @@ def read_compose(file: Path) -> Mapping[str, bytes]:
     found = {COMPOSE_FILE: _read(file)}
     new = {""}
     while new and len(found) < ENTRY_LIMIT:
-        named = walk([Entry(f"top/{path}", data) for path, data in found.items()]).named
+        named = walk(_entries(found)).named
         new = {path.removeprefix("top/") for path in named if path.startswith("top/")} - found.keys()
         new = {path for path in new if (file.parent / path).is_file()}
         found |= {path: _read(file.parent / path) for path in new}
@@ -137,33 +136,24 @@ def _read(file: Path) -> bytes:
     return data
 
 
-def _text(data: bytes, file: Path | None) -> str:
-    try:
-        return data[: DOCUMENT_LIMIT_BYTES + 1].decode()
-    except UnicodeDecodeError:
-        raise FormatError(f"{file}: not UTF-8") from None
-
-
 def _description(
-    name: str, vendor: str, app_id: str, version: str, component: str, repository: str, compose: str
+    name: str, vendor: str, app_id: str, version: str, component: str, repository: str, found: Mapping[str, Variable]
 ) -> dict[str, Any]:
-    found = variables(compose)
     called = {one: _parameter(one) for one in found}
     if len(set(called.values())) < len(called):
         called = {one: one for one in found}
     parameters = {
         called[variable]: {
-            **({"value": default} if default else {}),
+            **({"value": one.default} if one.default else {}),
             "targets": [{"pointer": variable, "components": [component]}],
         }
-        for variable, default in found.items()
+        for variable, one in found.items()
     }
-    required = {found[1] for found in _REQUIRED.finditer(compose)}
     settings = [
         {
             "parameter": name,
             "name": one.replace("_", " ").capitalize(),
-            "schema": "someText" if one in required else "anyText",
+            "schema": "someText" if found[one].required else "anyText",
         }
         for one, name in called.items()
     ]
@@ -186,12 +176,34 @@ def _description(
     }
 
 
-def variables(compose: str) -> Mapping[str, str]:
-    """Return the variables a compose file uses, with their defaults; those that steer Compose itself are left out."""
-    lines = [line for line in compose.splitlines() if not line.lstrip().startswith("#")]
-    names = dict.fromkeys(found[1] for line in lines for found in _VARIABLE.finditer(line))
-    defaults = {found[1]: found[2] for line in lines for found in _DEFAULT.finditer(line)}
-    return {name: defaults.get(name, "") for name in names if not STEERING.fullmatch(name)}
+def variables_in(files: Mapping[str, bytes]) -> Mapping[str, Variable]:
+    """Return the variables of compose.yaml and of what it includes or extends, as they are written first.
+
+    Those that steer Compose itself are left out. A default that is written in two ways, or holds another variable, is
+    left to Compose.
+    """
+    written: dict[str, list[Variable]] = {}
+    for tree in walk(_entries(files)).trees.values():
+        for text in _texts(tree):
+            for name, one in variables_of(text).items():
+                written.setdefault(name, []).append(one)
+    return {name: _together(uses) for name, uses in written.items() if not STEERING.fullmatch(name)}
+
+
+def _together(uses: Sequence[Variable]) -> Variable:
+    defaults = {one.default for one in uses if one.default is not None}
+    only = defaults.pop() if len(defaults) == 1 else ""
+    return Variable(uses[0].name, None if "$" in only else only or None, any(one.required for one in uses))
+
+
+def _texts(node: Node) -> Iterator[str]:
+    yield node.text
+    for child in (*node.items, *(value for _, value in node.pairs)):
+        yield from _texts(child)
+
+
+def _entries(files: Mapping[str, bytes]) -> Sequence[Entry]:
+    return [Entry(f"top/{path}", data) for path, data in files.items()]
 
 
 def _parameter(variable: str) -> str:

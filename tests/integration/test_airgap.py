@@ -111,6 +111,9 @@ def test_13_7_a_device_without_the_base_says_what_is_missing(site: Site) -> None
     assert "import the earlier bundle first" in str(report["message"])
     assert any(digest in str(report["message"]) for digest in lacked)
     assert site.containers() == {}
+    for name, says in (("site", "one"), ("news.tar", "two")):  # the advice can be followed
+        assert imported(site, name)["outcome"] == "applied"
+        assert greeting(site) == says
 
 
 def test_13_10_a_stick_that_is_put_in_is_applied_and_an_older_one_left_alone(site: Site) -> None:

@@ -15,7 +15,7 @@ from margo_cli.bounded import bounded
 from margo_cli.folder import read_deployments
 from margo_cli.main import cli
 from margo_cli.packages import newest_first
-from margo_cli.scaffold import variables
+from margo_cli.scaffold import variables_in
 from margo_oci.application import check_description
 from margo_oci.errors import FormatError
 from tests.unit.applications import application
@@ -54,12 +54,37 @@ def test_variables_of_an_existing_compose_file_become_parameters(tmp_path: Path)
         "services:\n  a:\n    image: a:${TAG:-1}\n    # ${NOT_THIS}\n    command: $${NOR_THIS} ${PORT} ${DOCKER_HOST}\n"
     )
     (tmp_path / "compose.yaml").write_text(text)
-    assert variables(text) == {"TAG": "1", "PORT": ""}
+    found = variables_in({"compose.yaml": text.encode()})
+    assert {name: one.default for name, one in found.items()} == {"TAG": "1", "PORT": None}
     call("app", "init", str(tmp_path / "x"), *INIT, "--compose", str(tmp_path / "compose.yaml"), "--older")
     raw = yaml.safe_load((tmp_path / "x" / "margo.yaml").read_text())
     assert raw["kind"] == "ApplicationDescription"
     assert sorted(raw["parameters"]) == ["port", "tag"]
     assert (tmp_path / "x" / "hello-world" / "compose.yaml").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "default"),
+    [
+        ('${JS:-{"a":1}}', "JS", '{"a":1}'),
+        ("${A:-${B:-c}}", "A", None),
+        ("${A:-${B:-c}}", "B", "c"),
+        ("$UNBRACED", "UNBRACED", None),
+        ("${PORT:-1} ${PORT:-1}", "PORT", "1"),
+        (["${PORT:-1}", "${PORT:-2}"], "PORT", None),
+    ],
+)
+def test_a_default_is_what_compose_takes_for_it_or_left_to_compose(
+    text: str | list[str], name: str, default: str | None
+) -> None:
+    compose = yaml.safe_dump({"services": {"a": {"command": text}}}).encode()
+    assert variables_in({"compose.yaml": compose})[name].default == default
+
+
+def test_variables_of_included_files_are_parameters_and_those_of_comments_are_not() -> None:
+    files = {"compose.yaml": b"include: [more.yaml]\nservices: {}  # ${NOT_THIS}\n",
+             "more.yaml": b"services: {b: {image: '${IMG:?which}'}}\n"}  # fmt: skip
+    assert {name: one.required for name, one in variables_in(files).items()} == {"IMG": True}
 
 
 def test_files_that_a_compose_file_names_come_along_and_what_it_requires_has_to_be_set(tmp_path: Path) -> None:

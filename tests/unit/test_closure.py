@@ -196,7 +196,7 @@ def test_13_5_of_several_scopes_a_device_finds_its_own(tmp_path: Path) -> None:
 
 
 def test_13_7_what_is_missing_is_counted_and_named() -> None:
-    words = missing_words(Path("news.tar"), [f"sha256:{number:064}" for number in range(22)], "the cause")
+    words = missing_words(Path("news.tar"), [f"sha256:{number:064}" for number in range(22)])
     assert words.startswith("news.tar: 22 that are neither in this bundle nor on this device: sha256:0")
     assert "and 2 more" in words
     assert "import the earlier bundle first" in words

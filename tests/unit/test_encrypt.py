@@ -125,6 +125,10 @@ def test_after_it_was_renewed_the_old_key_still_opens(place: Path) -> None:
     kids = [thumbprint(one.public_key()) for one in second.keys]
     assert kids == [second.kid, first.kid]
     assert second.kid != first.kid
+    with pytest.raises(FormatError, match="--drop-earlier lets it go"):
+        make_identity(config, NOW, renew=True)
+    third = make_identity(config, NOW, renew=True, drop_earlier=True)
+    assert [thumbprint(one.public_key()) for one in third.keys] == [third.kid, second.kid]
 
 
 def test_a_request_is_for_the_key_of_the_device(place: Path) -> None:

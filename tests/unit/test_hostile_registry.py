@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from margo_oci import registry as registry_room
 from margo_oci.content import Descriptor, canonical_json, digest_of
 from margo_oci.cosign import sign
 from margo_oci.desired_state import COUNTER, SCOPE, build_state
@@ -344,7 +345,9 @@ def test_7_9_a_signed_address_is_not_shown(plant: Plant) -> None:
     assert "secret" not in report.message
 
 
-def test_a_loop_carries_no_cookies_and_leaves_hosts_that_it_was_led_to(plant: Plant) -> None:
+def test_a_loop_carries_no_cookies_and_leaves_hosts_that_it_was_led_to(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both would grow for years; and an honest registry refuses a header that grew."""
     sent: list[str] = []
 
@@ -358,7 +361,11 @@ def test_a_loop_carries_no_cookies_and_leaves_hosts_that_it_was_led_to(plant: Pl
             await registry.manifest(SOURCE)
         assert set(registry._clients) == {HOST, "cdn.example"}
         await registry.leave(but=SOURCE)
-        return list(registry._clients)
+        kept = list(registry._clients)
+        monkeypatch.setattr(registry_room, "REQUESTS_PER_CONNECTION", 1)  # each remembers what came by it
+        await registry.leave(but=SOURCE)
+        assert registry._clients == {}
+        return kept
 
     plant.sim.fail(says({"Set-Cookie": "a=" + "x" * 4000}), on="manifests", times=3)
     assert ask(plant.sim, looked) == [HOST]

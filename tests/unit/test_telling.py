@@ -10,6 +10,7 @@ import pytest
 
 from margo_agent.device_key import key_file, load_key, public_pem
 from margo_agent.printing import log, logfmt
+from margo_agent.report import DeploymentReport
 from margo_agent.reporter import TEXTFILE_EVERY_S
 from margo_agent.settings import ReportSettings
 from margo_agent.textfile import Counts, exposition
@@ -100,6 +101,16 @@ def test_a_line_of_the_log_has_stable_keys(capsys: pytest.CaptureFixture[str]) -
         r"time=\S+Z level=info outcome=applied counter=7 digest=sha256:ab requests=3 fetched=1 reused=2", first
     )
     assert re.fullmatch(r'time=\S+Z level=info deployment=1 name="line pump" action=update state=installed', second)
+
+
+def test_what_belongs_to_no_deployment_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
+    orphan = DeploymentReport("", "", "remove", "removed", drift=["network a is of no deployment", "so is b"]).to_dict()
+    log({"outcome": "applied", "deployments": [orphan]}, "text")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[1]
+        .endswith('action=remove state=removed drift="network a is of no deployment; so is b"')
+    )
 
 
 def test_the_level_decides_what_is_told(capsys: pytest.CaptureFixture[str]) -> None:
