@@ -227,7 +227,8 @@ def _listed(line: bytes, what: str) -> tuple[str, str, int, str]:
 
 def _is_read(path: str) -> bool:
     """Tell whether a push looks at a path: documents, and what stands beside them in folders of files."""
-    return path.endswith((".yaml", ".yml")) or path.partition("/")[0].endswith(".files")
+    top, below, _ = path.partition("/")
+    return top.endswith(".files") if below else top.endswith((".yaml", ".yml"))
 
 
 def _last(words: bytes) -> str:

@@ -39,8 +39,8 @@ def bundle(
     """Take the desired states at REFERENCE... with all they lead to as one OCI image layout.
 
     That is components, images, signatures in every form, heads, roots and claims. Digests are checked while it is
-    written; with --key or another option of trust, the states' signatures as well, as a device does it. A bundle that
-    was cut off goes on where it was.
+    written; with --key or another option of trust, the signatures of what is named as well, as a device does it. A
+    bundle that was cut off goes on where it was.
 
     \b
     Examples:
@@ -57,7 +57,10 @@ def bundle(
             judge_for = trusting.judge if trusting.given else None
             closure = Closure(registry, platforms, judge_for, roots, lambda digest: is_in(bases, digest))
             for reference in references:
-                await closure.take(reference)
+                before, node = len(closure.states), await closure.take(reference)
+                if trusting.given and len(closure.states) == before:  # no state: then it is signed itself
+                    judge = trusting.component_judge(reference)
+                    await judge.signers(registry, reference.at(node.descriptor.digest), node.descriptor)
             plan = plan_bundle(closure, bases)
             with session.progress("fetching", len(plan.blobs)) as progress:
                 return plan, await write_bundle(

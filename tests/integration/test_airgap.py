@@ -79,6 +79,9 @@ def test_13_5_a_bundle_runs_on_a_device_that_has_no_registry(site: Site) -> None
     assert made["verified"]
     assert made["states"][0]["scope"] == "edge-17"
     assert made["manifests"]["component"] == 1
+    unsigned = site.oci("bundle", site.ref("components/hello:1.0.0"), "-o", "c.tar", "--key", "fleet.pub", *site.flags,
+                        expect=4)  # fmt: skip
+    assert "unsigned" in unsigned.err or "signature" in unsigned.err
     site.registry.stop()
     assert imported(site, "site.tar")["outcome"] == "applied"
     assert greeting(site) == "one"

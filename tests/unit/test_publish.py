@@ -53,6 +53,19 @@ def test_2_8_with_the_counter_given_a_foreign_state_is_replaced(plant: Plant) ->
     assert plant.device.once().outcome == "applied"
 
 
+def test_2_12_a_tag_keeps_its_scope_unless_another_one_is_meant(plant: Plant) -> None:
+    pump = [plant.workload("pump", "a").layer]
+    run(publisher(plant).publish(SOURCE, pump, scope=SCOPE))
+    before = plant.published
+    with pytest.raises(
+        FormatError, match=f"holds a state for {SCOPE}: devices that follow it would refuse one for edge-18"
+    ):
+        run(publisher(plant).publish(SOURCE, pump, scope="edge-18"))
+    assert plant.published == before
+    release = run(publisher(plant).publish(SOURCE, pump, scope="edge-18", change_scope=True))
+    assert (release.state.scope, release.state.counter) == ("edge-18", 2)
+
+
 def test_2_8_a_peers_release_is_counted_on_when_its_key_is_named(plant: Plant) -> None:
     plant.publish(plant.workload("pump", "a"), counter=4, key=plant.stranger)
     pump = [plant.workload("pump", "b").layer]
