@@ -58,7 +58,7 @@ class Applier:
         """Apply `desired`. Raises Interrupted; a workload that does not come up is an outcome, no error."""
         if self.lookout:
             self.lookout.begin(desired.digest)
-        journal = Journal(self.record_file)
+        journal = self._journal()
         steps = steps_for(desired, journal.record, atomic=self.atomic)
         work = Work(desired, journal, needs_for(desired, journal.record))
         with report.timed("prepare"):
@@ -77,7 +77,7 @@ class Applier:
 
         A state that was being applied as a whole is put back first: whether it comes up is not known yet.
         """
-        journal = Journal(self.record_file)
+        journal = self._journal()
         with report.timed("apply"):
             # What does not come back to where it was is no good state: it is left to the next pass.
             stuck = self.crew.go_back(journal) if journal.record.before is not None else {}
@@ -86,6 +86,12 @@ class Applier:
             step, error = Step("keep", name), errors.get(name)
             failed = reported(step, one.name, one.components, "failed", error)
             report.deployments.append(failed if error else kept(step, journal.record))
+
+    def _journal(self) -> Journal:
+        """Open the record; what is placed for no deployment in it goes (format 14.15)."""
+        journal = Journal(self.record_file)
+        self.generations.keep_placed_of(journal.record.deployments)
+        return journal
 
     def _prepare(self, steps: Sequence[Step], work: Work, report: Report) -> None:
         """Have everything on this device, images too, before anything that runs is touched."""

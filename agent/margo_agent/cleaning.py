@@ -11,6 +11,7 @@ from typing import Any
 from margo_agent.cleaned import Cleaned
 from margo_agent.confidential import Secrets
 from margo_agent.engine import Engine
+from margo_agent.extras import Extras
 from margo_agent.garbage import Kind, Needs, Thing, garbage
 from margo_agent.given import GivenNames
 from margo_agent.record import Record, RecordFile
@@ -56,7 +57,7 @@ class Cleaner:
         if not record.current:
             return cleaned  # nothing was accepted yet: all that is here may be for the first state
         engine, given = self._engine(cleaned), self._given(cleaned)
-        there = [*self._folders(), *self._strays(), *self._images(engine, given)]
+        there = [*self._folders(), *self._strays(record), *self._images(engine, given)]
         needs = self._needs(record, given, engine.images_in_use() if engine else frozenset())
         short_bytes = self._short(wanted_bytes, {one.disk for one in there})
         seen, now_s = self._seen(), self.now_s()
@@ -113,11 +114,9 @@ class Cleaner:
                         kind=what, name=name, size_bytes=_size_bytes(path), changed_s=path.stat().st_mtime, disk=disk
                     )
 
-    def _strays(self) -> Iterator[Thing]:
-        """Yield files that were placed for a deployment that is gone: the power went before they did."""
-        there = {path.name for path in (self.state_dir / "deployments").glob("*")}
-        placed = [path for path in (self.state_dir / "files").glob("*") if path.name not in there]
-        for path in [*placed, *(self.secrets.strays(there) if self.secrets else ())]:
+    def _strays(self, record: Record) -> Iterator[Thing]:
+        """Yield files that were placed for a deployment that is not in the record: the power went before they did."""
+        for path in Extras(self.state_dir, self.secrets).strays(record.deployments):
             yield Thing(kind="leftover", name=str(path), size_bytes=_size_bytes(path))
 
     def _images(self, engine: Engine | None, given: Mapping[str, str]) -> Iterator[Thing]:

@@ -111,6 +111,11 @@ class Extras:
             if self.secrets:
                 self.secrets.keep_only(deployment, paths)
 
+    def strays(self, deployments: Collection[str]) -> Sequence[Path]:
+        """Return the folders of what is placed for deployments that are not among these."""
+        placed = [path for path in sorted((self.root / "files").glob("*")) if path.name not in deployments]
+        return [*placed, *(self.secrets.strays(deployments) if self.secrets else ())]
+
     def _write(self, placement: Placement, files: Mapping[str, ExtraFile]) -> None:
         if placement.secret:
             secrets = self._secrets

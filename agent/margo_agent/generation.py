@@ -11,7 +11,7 @@ Going back means applying another folder, so the way back is exact.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,11 @@ class Generations:
         except ApplyError:
             return  # nobody can tell what it mounts
         self.extras.keep_only(deployment, {one.path for one in placements})
+
+    def keep_placed_of(self, deployments: Collection[str]) -> None:
+        """Remove what is placed, but for these deployments: a process that was killed leaves such things."""
+        for stray in self.extras.strays(deployments):
+            self.extras.keep_only(stray.name, ())
 
     def images(self, placed: Placed, component: Component, digest: str) -> Sequence[str]:
         """Return the images that an unpacked component leads to with the parameters of a deployment.

@@ -231,6 +231,11 @@ class Record:
         installed = {**self.installed, deployment: good}
         return replace(self, installed=installed, unsure=_others(self.unsure, deployment))
 
+    @property
+    def deployments(self) -> set[str]:
+        """All that something may run of, or that may be gone back to."""
+        return {*self.installed, *self.previous, *(self.before or {}), *self.unsure}
+
     def kept_revisions(self, deployment: str) -> set[str]:
         """Return the revisions of a deployment that run, or that may be gone back to."""
         places = (self.installed, self.previous, self.before or {})

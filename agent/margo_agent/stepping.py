@@ -120,8 +120,8 @@ class Stepper:
             raise
         except ApplyError as error:
             return Taken("undone", reported(step, name, (), "failed", error))
-        record = work.journal.note(lambda record: record.did_remove(step.deployment))
         self.generations.keep_placed(step.deployment, "")
+        record = work.journal.note(lambda record: record.did_remove(step.deployment))
         self._drop_others(step.deployment, record)
         return Taken("done", reported(step, name, (), "removed"))
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from margo_agent.confidential import Content, Secrets, kind_of_disk, secrets_folder
+from margo_agent.generation import Generations
 from margo_agent.model import sealed
+from margo_agent.record import Record
 from margo_agent.unready import Sealed, Unfit
 from margo_cli.folder import read_deployments, read_files
 from margo_oci.archive import Entry
@@ -563,16 +565,68 @@ def test_14_15_secrets_go_with_their_deployment(tmp_path: Path) -> None:
     assert list((plant.device.folder / "files").iterdir()) == []
 
 
-def test_14_15_what_a_power_cut_left_of_a_removed_deployment_is_cleaned_away(tmp_path: Path) -> None:
+class Killed(BaseException):
+    """The power goes."""
+
+
+def killed_at(plant: Plant, monkeypatch: pytest.MonkeyPatch, room: type, name: str) -> None:
+    """Do a pass that ends where something is called."""
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(room, name, die)
+        with pytest.raises(Killed):
+            plant.device.once()
+
+
+def test_14_15_a_removal_is_not_recorded_before_its_secrets_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant = plant_with(tmp_path, "key")
     assert publish(plant, 1, secret("key")) == "applied"
-    stray = plant.device.secrets.folder / OTHER_ID
-    stray.mkdir()
-    (stray / "x").write_bytes(SECRET)
+    plant.publish(counter=2)
+    killed_at(plant, monkeypatch, Generations, "keep_placed")
+    assert plant.device.record.deployments == {id_of("pump")}
+    assert plant.device.once().outcome == "applied"
+    assert in_memory(plant) == []
+
+
+def left_by_a_kill(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave secrets, and the folder of a generation, of a deployment that the record does not have."""
+    plant.publish(plant.workload("pump", "a", files=[secret("key")]), counter=1)
+    killed_at(plant, monkeypatch, Record, "begin")
+    assert (in_memory(plant), plant.device.record.deployments) == ([SECRET], set())
+    assert (plant.device.folder / "deployments" / id_of("pump")).is_dir()
+
+
+def test_14_15_what_a_power_cut_left_of_a_deployment_that_is_not_recorded_is_cleaned_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant = plant_with(tmp_path, "key")
+    left_by_a_kill(plant, monkeypatch)
     (plant.device.folder / "files" / OTHER_ID).mkdir(parents=True)
     plant.device.cleaner().clean()
-    assert not stray.exists()
+    assert in_memory(plant) == []
     assert not (plant.device.folder / "files" / OTHER_ID).exists()
+
+
+def test_14_15_what_a_power_cut_left_goes_with_the_next_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant = plant_with(tmp_path, "key")
+    left_by_a_kill(plant, monkeypatch)
+    plant.publish(counter=2)
+    assert plant.device.once().outcome == "applied"
+    assert in_memory(plant) == []
+
+
+def test_14_15_what_a_power_cut_left_goes_with_a_restore_and_what_is_used_stays(tmp_path: Path) -> None:
+    plant = plant_with(tmp_path, "key")
+    assert publish(plant, 1, secret("key")) == "applied"
+    plant.device.secrets.write(plant.device.secrets.folder_of(OTHER_ID) / "x", {"": Content(NEXT)}, "")
+    assert plant.device.restore().outcome != "failed"
+    assert in_memory(plant) == [SECRET]
+    plant.device.cleaner().clean()
     assert in_memory(plant) == [SECRET]
 
 
