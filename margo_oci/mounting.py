@@ -12,6 +12,7 @@ from margo_oci.errors import FormatError
 from margo_oci.files import VARIABLE, ExtraFile
 
 SHOWN = f"${{{VARIABLE}}}"
+_ID_LIMIT = 2**31 - 1  # the largest number means "leave it" to the kernel, and not all tools read more than this
 _TARGETS = {"configs": "/", "secrets": "/run/secrets/"}
 
 
@@ -107,8 +108,8 @@ class _Mounting:
         if not owner or file is None or not file.secret:
             return one
         mine, suffix = model[kind][source], owner.replace(":", "-")
-        if not all(part.isascii() and part.isdecimal() and len(part) <= 10 for part in owner.split(":")):
-            self.faults.append(f"{kind}.{source}: uid and gid: numbers are expected, got {owner:.80}")
+        if not all(_is_id(part) for part in owner.split(":")):
+            self.faults.append(f"{kind}.{source}: uid and gid: numbers up to {_ID_LIMIT} are expected, got {owner:.80}")
             return one
         place = self._placed(f"{kind}.{source}.file", Use(file.path, owner), folders=False)
         model[kind][f"{source}-{suffix}"] = {**mine, "name": f"{mine.get('name', source)}-{suffix}", "file": place}
@@ -130,6 +131,10 @@ class _Mounting:
         shown = f"{SHOWN}/{use.path}".rstrip("/")
         self.faults.append(f"{at}: {shown} is not among the files of this deployment{_near(use.path, self.files)}")
         return shown
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= _ID_LIMIT
 
 
 def _near(path: str, files: Mapping[str, ExtraFile]) -> str:

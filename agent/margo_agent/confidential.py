@@ -87,14 +87,10 @@ class Secrets:
         try:
             for folder in (self.folder, path.parent):
                 _claim(folder)
-            beside = path.with_name(f".{path.name}.new")
-            _remove(beside)
-            _write(beside, files)
-            if owner:
-                os.chown(beside, *map(int, owner.split(":")))
-            beside.rename(path)
-        except OSError as error:
-            raise Sealed(f"secretsDir {self.folder}: {error.strerror}: a secret could not be written") from None
+            _write_whole(path, files, owner)
+        except (OSError, OverflowError) as error:  # the latter for a number that no user has
+            why = error.strerror if isinstance(error, OSError) else error
+            raise Sealed(f"secretsDir {self.folder}: {why}: a secret could not be written") from None
 
     def keep_only(self, deployment: str, paths: Collection[str]) -> None:
         """Remove the secrets of a deployment but those at `paths`."""
@@ -131,6 +127,18 @@ def keep_only(folder: Path, paths: Collection[str]) -> None:
             _remove(child)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _write_whole(path: Path, files: Mapping[str, Content], owner: str) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    _remove(beside)
+    try:
+        _write(beside, files)
+        if owner:
+            os.chown(beside, *map(int, owner.split(":")))
+        beside.rename(path)
+    finally:
+        _remove(beside)
 
 
 def _write(path: Path, files: Mapping[str, Content]) -> None:

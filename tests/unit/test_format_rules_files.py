@@ -433,8 +433,24 @@ def test_14_13_a_service_says_whom_its_copy_of_a_secret_belongs_to() -> None:
         {"source": "key-999-0", "target": "/run/secrets/key"}, {"source": "c", "gid": "7"},
     ]  # fmt: skip
     assert found["secrets"]["key-999-0"] == {"name": "p_key-999-0", "file": "/placed/key999:0"}
-    with pytest.raises(FormatError, match="uid and gid: numbers are expected"):
+    with pytest.raises(FormatError, match="uid and gid: numbers up to 2147483647 are expected"):
         mount({**given, **model(secrets=[{"source": "key", "uid": "root"}])}, secret("key"), plain("plain"))
+
+
+@pytest.mark.parametrize("number", ["2147483648", "4294967295", "9999999999"])
+def test_14_13_a_number_that_is_no_user_is_refused_by_name(number: str) -> None:
+    for owner in ("uid", "gid"):
+        given = {**model(secrets=[{"source": "key", owner: number}]), "secrets": {"key": {"file": "/f/key"}}}
+        with pytest.raises(FormatError, match=f"secrets.key: uid and gid: numbers up to 2147483647 .*{number}"):
+            mount(given, secret("key"))
+
+
+def test_14_13_what_cannot_be_given_away_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "memory"
+    keeper = Secrets(folder, lambda: [private("edge-17")], lambda _: "tmpfs", can_give=True)
+    with pytest.raises(Sealed, match="a secret could not be written"):
+        keeper.write(folder / ID / "x", {"": Content(SECRET)}, "9999999999:0")
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
 def test_14_13_who_cannot_give_files_away_says_so_before_anything_is_touched(tmp_path: Path) -> None:
