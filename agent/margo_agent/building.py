@@ -9,7 +9,7 @@ from margo_agent.address import EngineUnavailable, find_engine
 from margo_agent.applying import Applier
 from margo_agent.cleaning import Cleaner
 from margo_agent.clock import system_clock
-from margo_agent.confidential import Secrets, can_give_files_away, kind_of_disk, secrets_folder
+from margo_agent.confidential import Secrets, agent_folder, can_give_files_away, kind_of_disk, secrets_folder
 from margo_agent.config import AgentConfig
 from margo_agent.correcting import Corrector
 from margo_agent.crew import Crew
@@ -117,7 +117,8 @@ class Parts:
     def secrets(self) -> Secrets:
         """Who opens and keeps secrets."""
         folder = secrets_folder(self.config.secrets_dir, self.environment)
-        return Secrets(folder, self._opening_keys, kind_of_disk, can_give_files_away())
+        own = agent_folder(self.config.state_dir)
+        return Secrets(folder, self._opening_keys, kind_of_disk, own, can_give_files_away())
 
     def _opening_keys(self) -> "Sequence[PrivateKey]":
         # Imported when there is a secret: X.509 is needed for nothing else.

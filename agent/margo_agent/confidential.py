@@ -32,16 +32,25 @@ class Content:
 
 @dataclass(frozen=True)
 class Secrets:
-    """The secrets of this device below `folder`; `keys` open them, the first one is the device's present one."""
+    """The secrets of this device in `folder`, below a part of it that is this `agent`'s own: others may use it, too.
+
+    `keys` open them, the first one is the device's present one.
+    """
 
     folder: Path
     keys: Callable[[], "Sequence[PrivateKey]"]
     kind_of_disk: Callable[[Path], str]
+    agent: str
     can_give: bool = False  # to other users, what is this agent's
+
+    @property
+    def own(self) -> Path:
+        """The folder that nobody but this agent uses."""
+        return self.folder / self.agent
 
     def folder_of(self, deployment: str) -> Path:
         """Return where those of a deployment are."""
-        return self.folder / deployment
+        return self.own / deployment
 
     def opened(self, file: ExtraFile) -> bytes:
         """Return what is in a secret. Raises Sealed, FormatError for what was changed."""
@@ -85,7 +94,7 @@ class Secrets:
         """Write a secret, or a folder with some, whole or not at all. Raises Sealed."""
         self.check([owner])
         try:
-            for folder in (self.folder, path.parent):
+            for folder in (self.folder, self.own, path.parent):
                 _claim(folder)
             _write_whole(path, files, owner)
         except (OSError, OverflowError) as error:  # the latter for a number that no user has
@@ -99,7 +108,7 @@ class Secrets:
     def strays(self, deployments: Collection[str]) -> Sequence[Path]:
         """Return the folders of deployments that are not among these."""
         try:
-            there = [one for one in self.folder.iterdir() if UUID.fullmatch(one.name)]
+            there = [one for one in self.own.iterdir() if UUID.fullmatch(one.name)]
         except OSError:  # there is none, or it is of another user
             return ()
         return sorted(one for one in there if one.name not in deployments)
@@ -176,6 +185,11 @@ def can_give_files_away(status: Path = Path("/proc/self/status")) -> bool:
     """Tell whether this process may change whom a file belongs to: root with CAP_CHOWN (capabilities(7))."""
     lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
     return bool(int(lines.get("CapEff", "0").strip(), 16) & 1)
+
+
+def agent_folder(state_dir: Path) -> str:
+    """Return the name of the folder for the secrets of the agent whose state is there."""
+    return hashlib.sha256(os.fsencode(state_dir.absolute())).hexdigest()[:16]
 
 
 def secrets_folder(configured: Path | None, environment: Mapping[str, str]) -> Path:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from margo_agent.applying import Applier
 from margo_agent.cleaning import Cleaner
 from margo_agent.clock import Clock
-from margo_agent.confidential import Secrets
+from margo_agent.confidential import Secrets, agent_folder
 from margo_agent.config import AgentConfig
 from margo_agent.correcting import Corrector
 from margo_agent.crew import Crew
@@ -293,7 +293,7 @@ class Device:
     @property
     def secrets(self) -> Secrets:
         """Its memory, which is on the disk here."""
-        return Secrets(self.folder.with_name("memory"), self._keys, lambda _: self.memory_is)
+        return Secrets(self.folder.with_name("memory"), self._keys, lambda _: self.memory_is, agent_folder(self.folder))
 
     def _keys(self) -> Sequence[EllipticCurvePrivateKey]:
         if not self.identity:

@@ -29,7 +29,7 @@ from margo_oci.manifest import Manifest
 from margo_oci.mounting import by_path, in_words, mounted
 from margo_oci.registry import Registry
 from tests.simulators.engine import SERVICE
-from tests.simulators.plant import IMAGE, SOURCE, Plant, ask, id_of
+from tests.simulators.plant import IMAGE, SOURCE, Device, Plant, ask, id_of
 from tests.unit.scenes import (
     ID,
     OTHER_ID,
@@ -420,7 +420,7 @@ def test_14_13_secrets_are_kept_in_memory_alone(tmp_path: Path) -> None:
     assert plant.device.once().outcome == "applied"
     folder = plant.device.secrets.folder
     assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o600}
-    assert {path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir(), *folder.glob("*/*"))} == {0o700}
 
 
 def test_14_13_a_service_says_whom_its_copy_of_a_secret_belongs_to() -> None:
@@ -447,14 +447,14 @@ def test_14_13_a_number_that_is_no_user_is_refused_by_name(number: str) -> None:
 
 def test_14_13_what_cannot_be_given_away_leaves_nothing_behind(tmp_path: Path) -> None:
     folder = tmp_path / "memory"
-    keeper = Secrets(folder, lambda: [private("edge-17")], lambda _: "tmpfs", can_give=True)
+    keeper = Secrets(folder, lambda: [private("edge-17")], lambda _: "tmpfs", "agent", can_give=True)
     with pytest.raises(Sealed, match="a secret could not be written"):
         keeper.write(folder / ID / "x", {"": Content(SECRET)}, "9999999999:0")
     assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
 def test_14_13_who_cannot_give_files_away_says_so_before_anything_is_touched(tmp_path: Path) -> None:
-    keeper = Secrets(tmp_path, lambda: [private("edge-17")], lambda _: "tmpfs")
+    keeper = Secrets(tmp_path, lambda: [private("edge-17")], lambda _: "tmpfs", "agent")
     with pytest.raises(Unfit, match=r"wanted for the user 999:0, .* root with CAP_CHOWN"):
         keeper.check(["999:0", ""])
 
@@ -467,7 +467,7 @@ def test_14_13_the_kind_of_a_disk_is_what_the_kernel_says(tmp_path: Path) -> Non
     mounts.write_text("rubbish\n")
     assert kind_of_disk(tmp_path, mounts) == ""
     with pytest.raises(Sealed, match="an unknown file system"):
-        Secrets(tmp_path / "a" / "b", tuple, lambda _: "").check()
+        Secrets(tmp_path / "a" / "b", tuple, lambda _: "", "agent").check()
 
 
 def test_14_13_without_a_word_secrets_go_where_a_service_has_its_memory() -> None:
@@ -477,7 +477,7 @@ def test_14_13_without_a_word_secrets_go_where_a_service_has_its_memory() -> Non
 
 
 def test_14_13_a_folder_that_others_made_is_not_used(tmp_path: Path) -> None:
-    keeper = Secrets(tmp_path / "memory", lambda: [private("edge-17")], lambda _: "tmpfs")
+    keeper = Secrets(tmp_path / "memory", lambda: [private("edge-17")], lambda _: "tmpfs", "agent")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "memory").symlink_to("elsewhere")
     with pytest.raises(Sealed, match="memory is no folder of the agent's own user"):
@@ -506,8 +506,8 @@ def test_14_14_on_the_disk_is_nothing_but_what_is_encrypted(tmp_path: Path) -> N
 
 
 def test_14_14_a_name_tells_nobody_what_is_in_a_secret(tmp_path: Path) -> None:
-    one = Secrets(tmp_path, lambda: [private("a")], lambda _: "tmpfs")
-    other = Secrets(tmp_path, lambda: [private("b")], lambda _: "tmpfs")
+    one = Secrets(tmp_path, lambda: [private("a")], lambda _: "tmpfs", "agent")
+    other = Secrets(tmp_path, lambda: [private("b")], lambda _: "tmpfs", "agent")
     assert one.name(b"1234") == one.name(b"1234")
     assert len({one.name(b"1234"), one.name(b"1235"), other.name(b"1234")}) == 3
 
@@ -643,6 +643,18 @@ def test_14_15_what_a_power_cut_left_goes_with_a_restore_and_what_is_used_stays(
     assert plant.device.restore().outcome != "failed"
     assert in_memory(plant) == [SECRET]
     plant.device.cleaner().clean()
+    assert in_memory(plant) == [SECRET]
+
+
+def test_14_15_agents_that_share_a_folder_leave_each_others_secrets_alone(tmp_path: Path) -> None:
+    plant = plant_with(tmp_path, "key")
+    assert publish(plant, 1, secret("key")) == "applied"
+    other = Device(tmp_path / "other", plant.sim, plant.key.public)
+    other.identity = [private("edge-17")]
+    assert other.secrets.folder == plant.device.secrets.folder
+    plant.publish(counter=2)
+    assert other.once().outcome == "applied"
+    other.cleaner().clean()
     assert in_memory(plant) == [SECRET]
 
 

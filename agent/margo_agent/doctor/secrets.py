@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
-from margo_agent.confidential import Secrets, can_give_files_away, kind_of_disk, secrets_folder
+from margo_agent.confidential import Secrets, agent_folder, can_give_files_away, kind_of_disk, secrets_folder
 from margo_agent.config import AgentConfig
 from margo_agent.device_identity import key_file, load_identity
 from margo_agent.doctor.check import Check, days_left
@@ -19,7 +19,8 @@ def secrets(config: AgentConfig, environment: Mapping[str, str], now: datetime) 
     try:
         identity = load_identity(config)
         folder = secrets_folder(config.secrets_dir, environment)
-        Secrets(folder, lambda: identity.keys, kind_of_disk, can_give_files_away()).check()
+        own = agent_folder(config.state_dir)
+        Secrets(folder, lambda: identity.keys, kind_of_disk, own, can_give_files_away()).check()
     except FormatError as error:
         yield Check("secrets", "fail", str(error), "put key and certificate there, or margo-agent identity init")
         return
