@@ -26,6 +26,7 @@ ENCRYPTION = "A256GCM"
 RECIPIENT_COUNT_LIMIT = 64
 PLAIN_LIMIT_BYTES = 1024 * 1024
 ENVELOPE_LIMIT_BYTES = 2 * 1024 * 1024
+_OF_ONE = ("epk", "kid", "apu", "apv")  # headers by which one recipient finds its key
 _PARTY_LIMIT_BYTES = 256  # apu, apv
 _KID_LIMIT_CHARS = 255
 _KEY_BYTES, _WRAPPED_BYTES, _IV_BYTES, _TAG_BYTES = 32, 40, 12, 16
@@ -101,7 +102,7 @@ def add_recipients(data: bytes, keys: Sequence[PrivateKey], recipients: Sequence
         raise FormatError(f"{what}: encrypted for {', '.join(envelope.kids)}, and for no key given with --identity")
     _opened(envelope, content_key, what)  # nobody is let in to what was changed
     shared = _shared(envelope.raw, what)
-    if "epk" in shared:
+    if any(name in shared for name in _OF_ONE):
         raise FormatError(f"{what}: made for one recipient alone: encrypt the plain file again, for all of them")
     new = [one for one in recipients if one.kid not in envelope.kids]
     header = {} if "alg" in shared else {"alg": ALGORITHM}

@@ -74,8 +74,8 @@ def encrypt(
         assert file is not None  # noqa: S101  (checked above)
         target = _target(file, target)
         data = seal(_plain(file), recipients)
+    kids = parse_envelope(data, what=str(target)).kids  # before what is there is replaced
     _write(target, data)
-    kids = parse_envelope(data, what=str(target)).kids
     Session(output).show({"file": str(target), "encryptedFor": list(kids)}, [str(target)])
     say(f"encrypted for {', '.join(kids)}")
 

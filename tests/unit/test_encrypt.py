@@ -54,6 +54,11 @@ def opened(file: Path, name: str = "edge-17") -> bytes | None:
     return unseal(file.read_bytes(), [private(name)], what=file.name)
 
 
+def private_pem(name: str) -> bytes:
+    form = serialization.PrivateFormat.PKCS8
+    return private(name).private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
 def test_a_file_is_encrypted_beside_itself(place: Path) -> None:
     done = run("word", "--to", "edge-17.pub", "--output", "json")
     assert json.loads(done.stdout)["file"] == "word.jwe"
@@ -85,16 +90,24 @@ def test_nothing_but_an_encrypted_file_is_replaced(place: Path) -> None:
 
 def test_whoever_can_open_a_file_lets_others_read_it(place: Path) -> None:
     (place / "x.jwe").write_bytes(sealed("ops"))
-    (place / "ops.key").write_bytes(
-        private("ops").private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
+    (place / "ops.key").write_bytes(private_pem("ops"))
     done = run("--add", "x.jwe", "--to", "edge-17.pub", "--identity", "ops.key")
     assert done.exit_code == 0, done.output
     assert [opened(place / "x.jwe", name) for name in ("ops", "edge-17")] == [SECRET, SECRET]
     assert "--add and --identity go together" in refusal("--add", "x.jwe", "--to", "edge-17.pub")
     assert "FILE, or --add with an encrypted file" in refusal("word", "--add", "x.jwe", "--to", "edge-17.pub")
+
+
+@pytest.mark.parametrize("name", ["kid", "apu", "apv"])
+def test_a_file_that_is_made_for_one_recipient_alone_stays_as_it_is(place: Path, name: str) -> None:
+    raw = json.loads(sealed("ops"))
+    said = raw["recipients"][0]["header"].pop("kid")
+    raw["unprotected"] = {name: said if name == "kid" else ""}
+    (place / "x.jwe").write_text(json.dumps(raw))
+    (place / "ops.key").write_bytes(private_pem("ops"))
+    words = refusal("--add", "x.jwe", "--to", "edge-17.pub", "--identity", "ops.key")
+    assert "made for one recipient alone: encrypt the plain file again" in words
+    assert opened(place / "x.jwe", "ops") == SECRET
 
 
 def device(*arguments: str) -> Result:
