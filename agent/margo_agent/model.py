@@ -1,6 +1,7 @@
 """What is made of a Compose model before it is stored: pinned, sealed, with all it needs in it. No I/O."""
 
 import posixpath
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ DEPLOYMENT_LABEL = "org.margo.deployment"
 COMPONENT_LABEL = "org.margo.component"
 DEVICE_LABEL = "org.margo.device"
 CONTENT_LABEL = "org.margo.content"
+_DETOUR = re.compile(r"/proc/[^/]+/(task/[^/]+/)?(root|cwd|fd)(/|$)")  # links to folders (proc(5))
 _SECRET = "MARGO_SECRET_"  # noqa: S105  (a variable's name)
 
 
@@ -75,6 +77,10 @@ def sealed(model: Mapping[str, Any], *, archive: str, private: str, placed: Coll
     Nothing else below the agent's `private` folder can be mounted, but what was `placed` there for it: that folder
     decides what is trusted. Raises FormatError.
     """
+    for name, one in (model.get("volumes") or {}).items():
+        at = f"volumes.{name}.driver_opts.device"
+        if _below(_device_path(((one or {}).get("driver_opts") or {}).get("device"), at), private):
+            raise FormatError(f"{at}: is a path of the agent itself")
     return _with_services(
         model,
         lambda name, one: {
@@ -91,12 +97,24 @@ def sealed(model: Mapping[str, Any], *, archive: str, private: str, placed: Coll
 def _volume(
     volume: Mapping[str, Any], service: str, archive: str, private: str, placed: Collection[str]
 ) -> Mapping[str, Any]:
-    source = "/" + posixpath.normpath(str(volume.get("source", ""))).lstrip("/")
-    if volume.get("type") != "bind" or not _below(source, private):
+    if volume.get("type") != "bind":
+        return volume
+    source = _device_path(volume.get("source"), f"services.{service}.volumes")
+    if not _below(source, private):
         return volume
     if not _below(source, archive) and source not in placed:
         raise FormatError(f"services.{service}.volumes: {source} is a path of the agent itself")
     return {**volume, "read_only": True, "bind": {**(volume.get("bind") or {}), "create_host_path": False}}
+
+
+def _device_path(source: object, at: str) -> str:
+    """Return a path of the device as it is compared. Raises FormatError for one that leads anywhere by way of a
+    process.
+    """
+    path = "/" + posixpath.normpath(str(source or "")).lstrip("/")
+    if _DETOUR.match(path):
+        raise FormatError(f"{at}: {path:.300} leads elsewhere by way of a process: name the path itself")
+    return path
 
 
 def _below(path: str, folder: str) -> bool:

@@ -349,6 +349,29 @@ def test_14_8_nothing_but_what_was_placed_for_it_is_mounted_of_the_agents_folder
         sealed(given, archive="/state/components/1", private="/state", placed={"/state/files/x/1"})
 
 
+@pytest.mark.parametrize("device", ["/state", "/state/trust.json", "/x/../state/components/1", "//state/identity"])
+@pytest.mark.parametrize("kind", [{"type": "none", "o": "bind"}, {"type": "bind"}, {"o": "rbind"}])
+def test_8_9_a_volume_is_no_way_into_the_agents_folders(device: str, kind: dict[str, str]) -> None:
+    given = {**model(), "volumes": {"data": {"driver_opts": {**kind, "device": device}}}}
+    with pytest.raises(FormatError, match=r"volumes.data.driver_opts.device: is a path of the agent itself"):
+        sealed(given, archive="/state/components/1", private="/state")
+
+
+@pytest.mark.parametrize("path", ["/proc/1/root/state", "/proc/self/cwd", "/proc/7/task/8/fd/3", "/x/../proc/1/root"])
+def test_8_9_a_process_is_no_way_into_the_agents_folders(path: str) -> None:
+    for given in (model(volumes=[bind(path)]), {**model(), "volumes": {"data": {"driver_opts": {"device": path}}}}):
+        with pytest.raises(FormatError, match="leads elsewhere by way of a process"):
+            sealed(given, archive="/state/components/1", private="/state")
+
+
+def test_8_9_other_volumes_and_paths_are_left_as_they_are() -> None:
+    given = {
+        **model(volumes=[bind("/proc"), bind("/proc/1/stat"), bind("/stately"), {"type": "volume", "source": "a"}]),
+        "volumes": {"a": None, "b": {"driver_opts": {"type": "nfs", "device": ":/state"}}, "c": {"driver": "x"}},
+    }
+    assert sealed(given, archive="/state/components/1", private="/state") == given
+
+
 def test_14_7_a_device_refuses_what_is_not_there_and_touches_nothing(tmp_path: Path) -> None:
     plant = plant_with(tmp_path, web=["conf"])
     assert publish(plant, 1, plain("conf/a")) == "applied"
