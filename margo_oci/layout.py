@@ -66,7 +66,7 @@ class Layout:
 
 
 def open_layout(path: Path) -> Layout:
-    """Open a layout, folder or tar. Raises FormatError (format 13.1 to 13.3)."""
+    """Open a layout, folder or tar; a tar is no link (format 13.3). Raises FormatError (format 13.1 to 13.3)."""
     where = str(path)
     files: Files = FolderFiles(path) if path.is_dir() else TarFiles.open(path)
     marker = parse_json(_whole(files, _MARKER, MARKER_LIMIT_BYTES, where), what=f"{where}: {_MARKER}")
@@ -125,18 +125,23 @@ class FolderFiles:
             for folder in folders:
                 above, at = at, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
                 os.close(above)
-            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+            return _plain_file(name, what=f"{self.root}: {path}", dir_fd=at)
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise FormatError(f"{self.root}: {path}: {error.strerror}: plain files and folders are expected") from None
         finally:
             os.close(at)
-        opened = os.fdopen(file, "rb", buffering=0)
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            opened.close()
-            raise FormatError(f"{self.root}: {path}: a plain file is expected")
-        return opened
+
+
+def _plain_file(path: str | Path, *, what: str, dir_fd: int | None = None) -> BinaryIO:
+    """Open a plain file: no link is followed, and nothing waits for who writes into a pipe."""
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    opened = os.fdopen(file, "rb", buffering=0)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        opened.close()
+        raise FormatError(f"{what}: a plain file is expected")
+    return opened
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ class TarFiles:
     def open(cls, file: Path) -> "TarFiles":
         """Find the files of a layout in a tar. Raises FormatError (format 13.3)."""
         try:
-            with file.open("rb") as stream:
+            with _plain_file(file, what=str(file)) as stream:
                 return cls(file, dict(_walk(stream, str(file))))
         except OSError as error:
             raise FormatError(f"{file}: {error.strerror}") from None
@@ -162,7 +167,7 @@ class TarFiles:
     def pieces(self, path: str, start: int, count: int) -> Iterator[bytes]:
         """Yield a part of a file."""
         begin, size = self.parts[path]
-        with self.file.open("rb") as stream:
+        with _plain_file(self.file, what=str(self.file)) as stream:
             yield from _part(stream, begin + start, min(count, size - start))
 
 

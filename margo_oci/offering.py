@@ -97,10 +97,13 @@ class Offer:
 
     def tags(self, host: str, repository: str) -> Mapping[str, Descriptor] | None:
         """Return the tags of a repository: of this host, else of any. None if there is no such repository."""
-        named = self._by_name.get(f"{host}/{repository}") or self._by_repository.get(repository)
+        named = self._named(host, repository)
         if named is None:
             return self._anywhere or None
         return {**self._anywhere, **named}
+
+    def _named(self, host: str, repository: str) -> Mapping[str, Descriptor] | None:
+        return self._by_name.get(f"{host}/{repository}") or self._by_repository.get(repository)
 
     def find(self, reference: Reference) -> Descriptor | None:
         """Return what a tag, or a digest, leads to."""
@@ -109,7 +112,8 @@ class Offer:
             known = self._listed.get(reference.digest)
             media_type = known.media_type if known else IMAGE_MANIFEST
             return None if size is None else Descriptor(media_type=media_type, digest=reference.digest, size=size)
-        return (self.tags(reference.host, reference.repository) or {}).get(reference.tag)
+        named = self._named(reference.host, reference.repository) or {}
+        return named.get(reference.tag) or self._anywhere.get(reference.tag)
 
     @cached_property
     def _listed(self) -> Mapping[str, Descriptor]:

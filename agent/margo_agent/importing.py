@@ -1,6 +1,6 @@
 """A state from a bundle instead of a registry: the same pass, with the same checks, and nobody else is asked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from margo_agent.building import Parts
 
 SHOWN_COUNT = 20
+LOOK_LIMIT_BYTES = 64 * 1024 * 1024  # of manifests, before any signature was checked
 DoPass = Callable[["Parts", Report], Report]
 
 
@@ -69,7 +70,10 @@ def source_in(offer: Offer, source: Reference, scopes: Sequence[str]) -> Referen
     """
     if offer.find(source):
         return source
-    scope_of = {reference: state.scope for reference in offer.references if (state := _state(offer, reference))}
+    states_of = _states(offer)
+    scope_of = {
+        one: states_of[digest].scope for one in offer.references if (digest := _digest(offer, one)) in states_of
+    }
     # Of the names of one state the shortest is taken: the others keep it reachable.
     ours = sorted((one for one in scope_of if scope_of[one] in scopes), key=lambda one: (len(one.tag), str(one)))
     states = {_digest(offer, one): one for one in ours[::-1]}
@@ -82,6 +86,22 @@ def source_in(offer: Offer, source: Reference, scopes: Sequence[str]) -> Referen
             f"for {', '.join(sorted(set(scope_of.values()))) or 'nobody'}"
         )
     return next(iter(states.values()))
+
+
+def _states(offer: Offer) -> Mapping[str, DesiredState]:
+    """Return the states that have a name, by digest: each is looked at once. Raises FormatError for too many."""
+    sizes: dict[str, int] = {}
+    named: dict[str, Reference] = {}
+    for one in offer.references:
+        if (digest := _digest(offer, one)) not in named:
+            size, named[digest] = offer.layout.size_bytes(digest) or 0, one
+            sizes[digest] = size if size <= MANIFEST_LIMIT_BYTES else 0
+    if (total := sum(sizes.values())) > LOOK_LIMIT_BYTES:
+        raise FormatError(
+            f"{offer.layout.where}: {total} bytes of manifests have a name, at most {LOOK_LIMIT_BYTES} are searched: "
+            "make a bundle with fewer states, or name one as `source`"
+        )
+    return {digest: state for digest, size in sizes.items() if size and (state := _state(offer, named[digest]))}
 
 
 def _digest(offer: Offer, reference: Reference) -> str:

@@ -120,6 +120,8 @@ def import_command(config_file: Path, output: str, newer: bool, bundle: Path) ->
     """
     from margo_agent.importing import import_bundle
 
+    bundle = bundle if newer else bundle.resolve()  # a link is followed for a person, not where sticks are watched
+
     def work(config: AgentConfig, report: Report) -> Report:
         known = RecordFile(config.state_dir / "record.json").load() if newer else None
         return import_bundle(config, bundle, report, parts, _cleaned_up, known)

@@ -16,6 +16,7 @@ from margo_oci.errors import said, worded
 
 REPORT_LIMIT_S = 300.0
 PASS_LIMIT_S = 12 * 3600.0  # many large images over a slow link; what was pulled by then is there for the next pass
+TAKE_LIMIT_S = 2 * 3600.0  # a stick is here: nobody waits for a network
 GRACE_S = 600.0  # a step of Compose that cannot be interrupted
 STOPPED = "stopped on request: the next pass goes on from here"  # before it had read what to do
 # -P, and / as working directory: nothing that lies about where the agent was started is imported.
@@ -29,6 +30,7 @@ class Passes:
     config_file: Path
     program: Sequence[str] = AGENT
     limit_s: float = PASS_LIMIT_S
+    take_limit_s: float = TAKE_LIMIT_S
     grace_s: float = GRACE_S
     ended: bool = False  # nothing more is begun
     process: asyncio.subprocess.Process | None = None
@@ -39,7 +41,7 @@ class Passes:
 
     async def take(self, bundle: Path) -> Mapping[str, Any]:
         """Run `import` for a bundle that was found, unless it is no newer than what was accepted."""
-        return await self._run(["import", "--newer", str(bundle)], None)
+        return await self._run(["import", "--newer", str(bundle)], None, self.take_limit_s)
 
     async def restore(self) -> Mapping[str, Any]:
         """Run `restore`."""
@@ -67,7 +69,7 @@ class Passes:
         if self.process and self.process.returncode is None:
             self.process.terminate()
 
-    async def _run(self, command: list[str], stdin: bytes | None) -> Mapping[str, Any]:
+    async def _run(self, command: list[str], stdin: bytes | None, limit_s: float | None = None) -> Mapping[str, Any]:
         if self.ended:
             return _failed("stopped on request: the next start goes on from here")
         try:
@@ -76,7 +78,7 @@ class Passes:
             return _failed(worded(f"starting {command[0]}", "agent", "not started", said(error), "free some memory"))
         if self.ended:  # meanwhile
             self._ask_to_end()
-        return await self._ending(process, stdin)
+        return await self._ending(process, stdin, self.limit_s if limit_s is None else limit_s)
 
     async def _begun(self, command: list[str]) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -88,9 +90,11 @@ class Passes:
             start_new_session=True,  # a Ctrl-C at the terminal is for the loop, which passes it on
         )
 
-    async def _ending(self, process: asyncio.subprocess.Process, stdin: bytes | None) -> Mapping[str, Any]:
+    async def _ending(
+        self, process: asyncio.subprocess.Process, stdin: bytes | None, limit_s: float
+    ) -> Mapping[str, Any]:
         talking = asyncio.ensure_future(process.communicate(stdin))
-        in_time = await _within(talking, self.limit_s)
+        in_time = await _within(talking, limit_s)
         if not in_time:
             self._ask_to_end()
             if not await _within(talking, self.grace_s):
@@ -100,7 +104,7 @@ class Passes:
         result = _result(out, err, process.returncode)
         if in_time:
             return result
-        return {**result, "outcome": "failed", "message": f"the pass was ended: not done after {self.limit_s:.0f} s"}
+        return {**result, "outcome": "failed", "message": f"the pass was ended: not done after {limit_s:.0f} s"}
 
 
 async def _within(talking: "asyncio.Future[tuple[bytes, bytes]]", limit_s: float) -> bool:

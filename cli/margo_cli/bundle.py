@@ -47,7 +47,7 @@ def bundle(
       margo-oci bundle registry.example/fleet/edge-17:latest -o site.tar --key fleet.pub
       margo-oci bundle registry.example/fleet/edge-17:latest -o news.tar --since site.tar
     """
-    bases = [open_layout(path) for path in since]
+    bases = [open_layout(path.resolve()) for path in since]
     if any(bundle_file.resolve() == path.resolve() for path in since):
         raise FormatError(f"{bundle_file}: this is what --since names: name another file")
     there = None if bundle_file.suffix == ".tar" else open_existing(bundle_file)

@@ -46,7 +46,7 @@ def copy(session: Session, source: str, destination: str) -> None:
 
 async def _copy(session: Session, source: str, destination: str, layout: Path | None, to_layout: Path | None) -> Copied:
     async with AsyncExitStack() as opened:
-        offer = Offer(open_layout(layout)) if layout else None
+        offer = Offer(open_layout(layout.resolve())) if layout else None
         references = list(offer.all_references) if offer else [parse_reference(source)]
         if not references:
             raise FormatError(

@@ -48,7 +48,7 @@ def serve(layout: Path, address: tuple[str, int], tls_cert: Path | None, tls_key
     """
     if bool(tls_cert) != bool(tls_key):
         raise click.UsageError("--tls-cert and --tls-key go together.")
-    offer = Offer(open_layout(layout))
+    offer = Offer(open_layout(layout.resolve()))
     offer.check_unambiguous()
     tls = server_tls(tls_cert, tls_key) if tls_cert and tls_key else None
     try:

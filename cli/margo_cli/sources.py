@@ -106,7 +106,7 @@ class Carried:
 async def carried(session: Session, layout: str, trusting: Trusting) -> Carried:
     """Read a state out of a layout, and verify it as a device does. Raises FormatError, TrustError, RegistryError."""
     path, name = _layout(layout)
-    offer = Offer(open_layout(path))
+    offer = Offer(open_layout(path.resolve()))
     async with LayoutTransport(offer).registry() as registry:
         reference = parse_reference(name) if name else await _only_state(registry, offer, path)
         verified, placed = await read_state(registry, reference, trusting.judge(reference), session)

@@ -30,6 +30,13 @@ def test_a_pass_that_hangs_is_ended_and_told_as_failed(code: str) -> None:
     assert time.monotonic() - begun_s < 10
 
 
+def test_a_bundle_has_a_time_limit_of_its_own() -> None:
+    passes = Passes(
+        config_file=Path("/agent.yaml"), program=[sys.executable, "-c", HANGS], limit_s=600, take_limit_s=1, grace_s=1
+    )
+    assert asyncio.run(passes.take(Path("/site.tar")))["message"] == "the pass was ended: not done after 1 s"
+
+
 def test_what_a_killed_pass_had_started_goes_with_it(tmp_path: Path) -> None:
     child = f"open({str(tmp_path / 'child')!r}, 'w').write(str(__import__('os').getpid())); {HANGS}"
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]); {STUBBORN}"

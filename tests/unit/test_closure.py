@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from margo_oci.closure import Closure
 from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor, digest_of
 from margo_oci.desired_state import Lock, build_layer, build_state
 from margo_oci.errors import FormatError, TrustError
-from margo_oci.layout import NAME, Layout, open_layout
+from margo_oci.layout import NAME, FolderFiles, Layout, open_layout
 from margo_oci.manifest import IMAGE_INDEX, IMAGE_MANIFEST, Manifest, build_index
 from margo_oci.offering import Offer
 from margo_oci.platforms import Platform
@@ -193,6 +194,28 @@ def test_13_5_of_several_scopes_a_device_finds_its_own(tmp_path: Path) -> None:
         source_in(offer, elsewhere, ["edge-19"])
     with pytest.raises(FormatError, match="several states are for this device"):
         source_in(offer, elsewhere, ["edge-17", "edge-18"])
+
+
+def test_13_5_a_state_with_many_names_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sim = SimulatedRegistry()
+    publish(sim)
+    layout = open_layout(written(sim, plan_bundle(closed(sim)), tmp_path / "site"))
+    state = next(one for one in layout.entries if one.annotations.get(NAME) == str(STATE))
+    many = [replace(state, annotations={NAME: f"registry.example/fleet/edge-17:t{number}"}) for number in range(50)]
+    looked: list[str] = []
+
+    class Counted(FolderFiles):
+        def pieces(self, path: str, start: int, count: int) -> Iterator[bytes]:
+            looked.append(path)
+            return super().pieces(path, start, count)
+
+    offer = Offer(replace(layout, files=Counted(tmp_path / "site"), entries=many))
+    elsewhere = parse_reference("mirror.plant/other/name:stable")
+    assert source_in(offer, elsewhere, ["edge-17"]).tag == "t0"
+    assert looked == [f"blobs/{state.digest.replace(':', '/')}"]
+    monkeypatch.setattr("margo_agent.importing.LOOK_LIMIT_BYTES", state.size - 1)
+    with pytest.raises(FormatError, match="name one as `source`"):
+        source_in(offer, elsewhere, ["edge-17"])
 
 
 def test_13_7_what_is_missing_is_counted_and_named() -> None:

@@ -159,6 +159,21 @@ def test_13_3_what_is_not_there_is_an_error_of_ours(tmp_path: Path) -> None:
         open_layout(tmp_path / "nothing.tar")
 
 
+def test_13_3_a_tar_that_became_a_pipe_or_a_link_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(FormatError, match="a plain file is expected"):
+        open_layout(tmp_path / "pipe.tar")
+    whole = tar(tmp_path, any_tar(*members(FILES)))
+    (tmp_path / "link.tar").symlink_to(whole)
+    with pytest.raises(FormatError, match="symbolic link"):
+        open_layout(tmp_path / "link.tar")
+    layout = open_layout((tmp_path / "link.tar").resolve())
+    whole.unlink()
+    os.mkfifo(whole)
+    with pytest.raises(FormatError, match="a plain file is expected"):
+        layout.small(DESCRIPTOR.digest)
+
+
 def test_13_4_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     other = Descriptor.of(b"other", "text/plain", {NAME: "registry.example/a:1"})
     one, two = (b"".join(tar_of(entries, [(DESCRIPTOR, iter([BLOB]))])) for entries in
