@@ -179,7 +179,11 @@ def archive_layer(manifest: Manifest, *, what: str, form: Form = COMPOSE) -> Des
 def open_archive(data: bytes, *, what: str, form: Form = COMPOSE) -> Archive:
     """Check an archive by every rule, before anything of it is written. Raises FormatError with every fault."""
     entries = unpack(data, what=what)  # rules 5 and 6 are checked here
-    if faults := form.faults_of(entries):
+    try:
+        faults = form.faults_of(entries)
+    except RecursionError:  # whatever nests so: it is this component's fault alone
+        raise FormatError(f"{what}: nested too deeply to be checked") from None
+    if faults:
         raise FormatError(*(f"{what}: {fault}" for fault in faults))
     return below_top(entries)
 

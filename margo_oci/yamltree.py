@@ -32,6 +32,7 @@ class Node:
     items: Sequence["Node"] = ()
     pairs: Sequence[tuple[str, "Node"]] = ()
     size: int = 1
+    depth: int = 0  # of what is in it, counting what aliases stand for
 
     def members(self) -> Iterator[tuple[str, "Node"]]:
         """Yield keys and values, those of merge keys among them, also where they are overridden."""
@@ -100,6 +101,8 @@ class _Tree:
         node = _scalar(event) if isinstance(event, yaml.ScalarEvent) else self._collection(event, depth)
         if node.size > NODE_LIMIT:
             raise self._fault(event, f"more than {NODE_LIMIT} values, counting what aliases stand for")
+        if node.depth > DEPTH_LIMIT:
+            raise self._fault(event, f"nested deeper than {DEPTH_LIMIT} levels, counting what aliases stand for")
         if event.anchor:
             self.anchors[event.anchor] = node
         return node
@@ -120,7 +123,8 @@ class _Tree:
                 size += pairs[-1][1].size
             if size > NODE_LIMIT:
                 raise self._fault(following, f"more than {NODE_LIMIT} values, counting what aliases stand for")
-        return Node(line=_line(event), column=_column(event), items=items, pairs=pairs, size=size)
+        depth = max((one.depth + 1 for one in (*items, *(value for _, value in pairs))), default=0)
+        return Node(line=_line(event), column=_column(event), items=items, pairs=pairs, size=size, depth=depth)
 
     def _key(self, event: yaml.Event, keys: set[str]) -> str:
         if not isinstance(event, yaml.ScalarEvent) or event.tag not in (None, "!"):

@@ -210,6 +210,8 @@ class Generations:
             )
         except FormatError as error:
             raise ApplyError(f"component {component.name}: {error}", code="unfit") from None
+        except RecursionError:
+            raise ApplyError(f"component {component.name}: nested too deeply to be read", code="unfit") from None
         file = folder / PARTS / f"{component.name}.json"
         write_whole(file, canonical_json(ready.model))
         return Part(

@@ -1,6 +1,7 @@
 """A Compose file is looked at before Compose may see it: nothing it names lies outside its archive."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from margo_oci.compose import Compose, find_compose
 from margo_oci.composefile import SERVICE_KEYS, faults_of_model, faults_of_service
 from margo_oci.composereads import FILES_LIMIT, reads_only_the_archive, steers_no_compose
 from margo_oci.errors import FormatError
-from margo_oci.package import build_component, open_archive
+from margo_oci.faults import Located
+from margo_oci.package import COMPOSE, build_component, open_archive
 from margo_oci.yamltree import parse_tree
 from tests.unit.scenes import hostile, member, read_or_refused
 
@@ -280,6 +282,24 @@ def test_7_6_aliases_that_expand_to_too_much_are_refused(text: str) -> None:
     """Compose itself would expand them for as long as it is let."""
     (fault,) = faults(text)
     assert fault.endswith(": more than 50000 values, counting what aliases stand for")
+
+
+def test_7_6_aliases_do_not_nest_deeper_than_what_is_written_out() -> None:
+    def merged(times: int) -> bytes:
+        links = "\n".join(f"x-{i}: &b{i} {{<<: {{<<: *b{i - 1}}}}}" for i in range(1, times))
+        return f"x-0: &b0 {{a: 1}}\n{links}\nservices: {{web: {{image: x, <<: *b{times - 1}}}}}\n".encode()
+
+    assert parse_tree(merged(14), what="c").nearest("services.web.a").text == "1"
+    with pytest.raises(FormatError, match="nested deeper than 32 levels, counting what aliases stand for"):
+        parse_tree(merged(600), what="c")
+
+
+def test_what_nests_too_deeply_to_be_checked_is_a_fault_of_its_component() -> None:
+    def endless(entries: Sequence[Entry]) -> list[Located]:
+        return endless(entries)
+
+    with pytest.raises(FormatError, match="c: nested too deeply to be checked"):
+        open_archive(hostile(member("a/compose.yaml", b"{}")), what="c", form=replace(COMPOSE, rules=(endless,)))
 
 
 def test_a_value_is_found_by_its_dotted_name() -> None:

@@ -167,6 +167,20 @@ def test_an_unlocked_image_never_becomes_a_generation(tmp_path: Path) -> None:
         generations(tmp_path).open(ID, placed().revision)
 
 
+def test_a_model_that_nests_too_deeply_is_a_fault_of_its_component_alone(tmp_path: Path) -> None:
+    class Deep(PaperCompose):
+        def model(self, folder: Path, *, project: str, variables: Mapping[str, str]) -> dict[str, Any]:
+            deep: dict[str, Any] = {}
+            for _ in range(100_000):
+                deep = {"x": deep}
+            return {"name": project, "services": {"web": {"image": IMAGE, "labels": deep}}}
+
+    generations(tmp_path)
+    with pytest.raises(ApplyError, match="component web: nested too deeply") as refused:
+        Generations(tmp_path, Deep((), {}), "edge-17").prepare(placed(), lock())
+    assert refused.value.code == "unfit"
+
+
 def test_only_what_something_goes_back_to_is_kept(tmp_path: Path) -> None:
     found = generations(tmp_path)
     one, two = placed(), placed(deploymentProfile={"type": "compose", "components": [component("web", wait=False)]})
