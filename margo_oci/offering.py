@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor, canonical_json, is_digest, parse_json
+from margo_oci.content import MANIFEST_LIMIT_BYTES, MEDIA_TYPE, Descriptor, canonical_json, is_digest, parse_json
 from margo_oci.errors import FormatError, TrustError
 from margo_oci.layout import NAME, Layout
 from margo_oci.manifest import IMAGE_INDEX, IMAGE_MANIFEST, Manifest, build_index
@@ -187,7 +187,7 @@ class Offer:
             named = parse_json(data, what="manifest").get("mediaType")
         except FormatError:
             named = None
-        return named if isinstance(named, str) and named.isprintable() and len(named) < 256 else entry.media_type
+        return named if isinstance(named, str) and MEDIA_TYPE.fullmatch(named) else entry.media_type
 
     def _blob(self, asked: Reference, headers: Mapping[str, str]) -> Answer:
         size = self.layout.size_bytes(asked.digest)

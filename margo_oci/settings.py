@@ -66,12 +66,13 @@ class Schema:
         if self.options and value not in self.options:
             yield f"{value!r:.80} is none of {', '.join(map(str, self.options))}"
         if isinstance(value, str):
-            yield from _outside(len(value), self.lengths, f"{value!r:.80} has {{}} characters")
+            yield from _outside(len(value), self.lengths, f"{value!r:.80} has {len(value)} characters")
             if self.regex and not self.regex.fullmatch(value):
                 yield f"{value!r:.80} does not fit {self.regex.pattern}"
         elif not isinstance(value, bool):
-            yield from _outside(value, self.values, "{}")
-            yield from _outside(_digits(value), self.digits, f"{value} has {{}} digits after the point")
+            yield from _outside(value, self.values, f"{value}")
+            digits = _digits(value)
+            yield from _outside(digits, self.digits, f"{value} has {digits} digits after the point")
 
     def value_of(self, text: str) -> Any:
         """Return what a text from a command line means here; what does not fit stays text, and so a fault."""
@@ -210,9 +211,9 @@ def _options(place: Place, scalar: str) -> Sequence[Any]:
 def _outside(value: float, bounds: tuple[float | None, float | None], words: str) -> Iterator[str]:
     low, high = bounds
     if low is not None and value < low:
-        yield f"{words.format(value)}, at least {low} is expected"
+        yield f"{words}, at least {low} is expected"
     if high is not None and value > high:
-        yield f"{words.format(value)}, at most {high} is expected"
+        yield f"{words}, at most {high} is expected"
 
 
 def _digits(number: float) -> int:

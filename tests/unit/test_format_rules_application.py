@@ -8,6 +8,7 @@ import pytest
 
 from margo_oci.application import check_description, parse_description
 from margo_oci.errors import FormatError
+from margo_oci.settings import Schema
 from tests.unit.applications import application, described, faults, told
 from tests.unit.scenes import VECTORS, as_yaml
 
@@ -295,3 +296,9 @@ def test_12_6_a_profile_that_is_only_proposed_gets_a_warning(written: str) -> No
     (fault,) = faults(f"{PROFILE}.type", written)
     assert (fault.level, fault.field) == ("warning", f"{IN_PROFILE}.type")
     assert fault.message == "is a proposal and not in the standard: few devices run it"
+
+
+@pytest.mark.parametrize("value", ["{x}", "{0.__class__}", "{:99999999999}", "{"])
+def test_12_9_braces_in_a_value_are_told_as_they_are(value: str) -> None:
+    (fault,) = Schema(name="x", data_type="string", lengths=(100, None)).faults_of(value)
+    assert fault == f"{value!r} has {len(value)} characters, at least 100 is expected"

@@ -60,6 +60,12 @@ def test_13_8_manifests_are_answered_by_tag_and_by_digest(layout: Layout) -> Non
     assert offer.answer("/v2/other/manifests/latest", {}).status == 404
 
 
+def test_13_8_a_media_type_that_is_none_gets_into_no_header(tmp_path: Path) -> None:
+    for named in ("ünicode/x", "text", "a/b; charset=x"):
+        offer = Offer(layout_of(tmp_path, {f"{HOST}/a:1": json.dumps({"mediaType": named}).encode()}))
+        assert offer.answer("/v2/a/manifests/1", {}).headers["Content-Type"] == IMAGE_MANIFEST
+
+
 @pytest.mark.parametrize(
     ("asked", "status", "part", "said"),
     [
