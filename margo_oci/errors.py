@@ -117,10 +117,19 @@ def disk_words(error: OSError, where: object = "") -> str:
     return worded("reading or writing", "disk", category, cause, todo, element=str(error.filename or where))
 
 
+def plain(text: str) -> str:
+    """Return `text` as one line that no terminal obeys: engines, registries and workloads may have worded it."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def plain_lines(text: str) -> str:
+    """Return the same of several lines; those after the first are set in, so that none passes for another message."""
+    return "\n  ".join(plain(line) for line in text.split("\n"))
+
+
 def said(text: object, *, limit_chars: int = OUTSIDE_LIMIT_CHARS) -> str:
     """Return what came from outside as it may stand in a message: one printable line, at most so long."""
-    line = "".join(char if char.isprintable() else " " for char in str(text)[: 2 * limit_chars])
-    line = " ".join(line.split())
+    line = " ".join(plain(str(text)[: 2 * limit_chars]).split())
     return line if len(line) <= limit_chars else line[: limit_chars - 1] + "…"
 
 

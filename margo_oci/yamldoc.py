@@ -100,9 +100,11 @@ def _significant(loader: Any, what: str) -> Iterator[yaml.Event]:
             if kind in _BETWEEN:
                 continue
             if kind is yaml.AliasEvent:
-                raise FormatError(f"{what}:{_line(event)}: aliases (*{event.anchor}) are not accepted: write it out")
+                raise FormatError(
+                    f"{what}:{_line(event)}: aliases (*{event.anchor:.80}) are not accepted: write it out"
+                )
             if kind not in _ENDS and event.tag not in (None, "!"):
-                raise FormatError(f"{what}:{_line(event)}: tags ({event.tag}) are not accepted")
+                raise FormatError(f"{what}:{_line(event)}: tags ({event.tag!r:.80}) are not accepted")
             yield event
     finally:
         loader.dispose()
@@ -128,7 +130,7 @@ def _value(
         if not isinstance(key, yaml.ScalarEvent):
             raise FormatError(f"{what}:{_line(key)}: a key is text")
         if key.value in mapping:
-            raise FormatError(f"{what}:{_line(key)}: {key.value!r} stands twice")
+            raise FormatError(f"{what}:{_line(key)}: {key.value!r:.80} stands twice")
         mapping[key.value] = _value(next(events), events, (*path, key.value), marks, what)
         marks[(*path, key.value)] = _mark(key)
     return mapping

@@ -92,12 +92,12 @@ class _Tree:
             raise self._fault(event, f"nested deeper than {DEPTH_LIMIT} levels")
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
-                raise self._fault(event, f"*{event.anchor} names nothing that ends before it")
+                raise self._fault(event, f"*{event.anchor:.80} names nothing that ends before it")
             return self.anchors[event.anchor]
         if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             raise self._fault(event, "a value is expected")
         if event.tag not in _TAGS:
-            raise self._fault(event, f"tags ({event.tag}) are not accepted")
+            raise self._fault(event, f"tags ({event.tag!r:.80}) are not accepted")
         node = _scalar(event) if isinstance(event, yaml.ScalarEvent) else self._collection(event, depth)
         if node.size > NODE_LIMIT:
             raise self._fault(event, f"more than {NODE_LIMIT} values, counting what aliases stand for")

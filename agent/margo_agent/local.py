@@ -16,11 +16,11 @@ from margo_agent.control import ask, tell
 from margo_agent.fields import parse_duration_s
 from margo_agent.hold import drop_hold, write_hold
 from margo_agent.options import config_option, output_option
-from margo_agent.printing import log, plain
+from margo_agent.printing import log
 from margo_agent.record import RecordFile
 from margo_agent.report import EXIT_CODES
 from margo_agent.state_folder import claim
-from margo_oci.errors import FormatError, MargoError
+from margo_oci.errors import FormatError, MargoError, plain
 
 ANSWER_TIMEOUT_S = 15.0
 LOOK_TIMEOUT_S = 24 * 3600.0  # a pass may fetch for hours; Ctrl-C ends the waiting, not the pass

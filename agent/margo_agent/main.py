@@ -22,14 +22,14 @@ from margo_agent.local import COMMANDS as LOCAL
 from margo_agent.local import time_of
 from margo_agent.notnow import not_now
 from margo_agent.options import config_option, log_option, output_option
-from margo_agent.printing import plain, plain_lines, show
+from margo_agent.printing import show
 from margo_agent.record import Record, RecordFile
 from margo_agent.report import Report
 from margo_agent.state_folder import AtWork, locked
 from margo_agent.telling import COMMANDS as TELLING
 from margo_agent.telling import notice_news, trace
 from margo_oci.content import MANIFEST_LIMIT_BYTES
-from margo_oci.errors import MargoError, explain
+from margo_oci.errors import MargoError, explain, plain, plain_lines
 
 if TYPE_CHECKING:
     from margo_agent.building import Parts

@@ -8,20 +8,11 @@ from typing import Any, Literal
 import click
 
 from margo_agent.report import Report
+from margo_oci.errors import plain, plain_lines
 
 Level = Literal["debug", "info", "warning"]
 LEVELS: Sequence[Level] = ("debug", "info", "warning")
 _WARNINGS = ("refused", "failed", "unreachable")
-
-
-def plain(text: str) -> str:
-    """Return `text` as one line that no terminal obeys: engines, registries and workloads may have worded it."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def plain_lines(text: str) -> str:
-    """Return the same of several lines; those after the first are set in, so that none passes for another message."""
-    return "\n  ".join(plain(line) for line in text.split("\n"))
 
 
 def log(result: Mapping[str, Any], output: str, least: Level = "info", *, news: bool = True) -> None:

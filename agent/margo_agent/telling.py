@@ -21,12 +21,11 @@ from margo_agent.config import AgentConfig, load_config
 from margo_agent.options import config_option, output_option
 from margo_agent.outbox import Outbox
 from margo_agent.passes import Passes
-from margo_agent.printing import plain, plain_lines
 from margo_agent.record import RecordFile
 from margo_agent.report import Report
 from margo_agent.room import usage_of
 from margo_agent.summary import Found
-from margo_oci.errors import MargoError, explain
+from margo_oci.errors import MargoError, explain, plain, plain_lines
 from margo_oci.freshness import format_moment
 from margo_oci.registry import Registry
 

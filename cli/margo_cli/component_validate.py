@@ -11,6 +11,7 @@ import click
 from margo_cli.component_check import Checked, check_component, read_source
 from margo_cli.sarif import sarif
 from margo_cli.validate import fault_fields, version_of_program
+from margo_oci.errors import plain_lines
 from margo_oci.faults import Located
 from margo_oci.package import FORMS
 
@@ -46,7 +47,7 @@ def validate_component(path: Path, kind: str | None, name: str, output: str) -> 
         click.echo(json.dumps(_json(path, checked, faults), indent=2, ensure_ascii=False))
     else:
         for one in faults:
-            click.echo(f"{one.fault.level}: {_line(one)} (rule {one.fault.rule})", err=True)
+            click.echo(plain_lines(f"{one.fault.level}: {_line(one)} (rule {one.fault.rule})"), err=True)
         if not checked.errors:
             files = sum(not entry.folder for entry in checked.entries)
             click.echo(f"{path}: valid, a {checked.form.title} component of {files} file{'s' if files != 1 else ''}")

@@ -22,7 +22,7 @@ from margo_cli.session import (
     say,
     with_session,
 )
-from margo_oci.errors import FormatError, MargoError, explain
+from margo_oci.errors import FormatError, MargoError, explain, plain
 from margo_oci.freshness import format_moment
 from margo_oci.head import Head, open_head
 from margo_oci.heads import read_head
@@ -248,7 +248,7 @@ async def _attend(session: Session, issuer: Issuer, reference: Reference, within
         attended = await issuer.attend(reference, within=within)
         if attended.issued:
             raw = _issued_json(attended.issued)
-            click.echo(json.dumps(raw, ensure_ascii=False) if session.is_json else _line(attended.issued))
+            click.echo(json.dumps(raw, ensure_ascii=False) if session.is_json else plain(_line(attended.issued)))
         refused = attended.refused
     except MargoError as error:
         refused = error

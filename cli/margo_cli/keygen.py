@@ -50,7 +50,8 @@ def keygen(folder: Path, name: str, no_password: bool, cosign: bool, output: str
     folder.mkdir(parents=True, exist_ok=True)
     _write_new(private_file, private, 0o600)
     _write_new(public_file, public, 0o644)
-    say(f"{private_file}: keep it secret\n{public_file}: give it to devices and verifiers")
+    say(f"{private_file}: keep it secret")
+    say(f"{public_file}: give it to devices and verifiers")
     fingerprint = PublicKey.from_pem(public, name=public_file.name).fingerprint
     raw = {"private": str(private_file), "public": str(public_file), "fingerprint": fingerprint}
     Session(output).show(raw, [fingerprint])

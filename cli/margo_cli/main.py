@@ -5,7 +5,7 @@ import sys
 import click
 
 from margo_cli.lazy import LazyGroup
-from margo_oci.errors import explain
+from margo_oci.errors import explain, plain_lines
 
 PROGRAM = "margo-oci"
 COMMANDS = {
@@ -88,5 +88,5 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         code, message = explain(error)
-        click.echo(f"error: {message}", err=True)
+        click.echo(plain_lines(f"error: {message}"), err=True)
         sys.exit(code)

@@ -21,7 +21,7 @@ from margo_cli.fleet import (
     what_is_meant,
 )
 from margo_cli.session import DURATION, REFERENCE, F, Session, read_file, say, with_session
-from margo_oci.errors import FormatError, MargoError, NotFound, RegistryError, TrustError, explain
+from margo_oci.errors import FormatError, MargoError, NotFound, RegistryError, TrustError, explain, plain
 from margo_oci.fleet import Meant, all_well
 from margo_oci.reference import HOST, Reference, parse_reference
 from margo_oci.registry import Registry
@@ -279,6 +279,6 @@ class Showing:
             click.echo(json.dumps(raw, ensure_ascii=False, indent=None if self.every else 2))
         else:
             wide = self.session.output == "wide"
-            blocks = ["\n".join(part.lines(wide=wide, events=self.show_events)) for part in parts]
+            blocks = ["\n".join(map(plain, part.lines(wide=wide, events=self.show_events))) for part in parts]
             click.echo("\n\n".join(blocks))
         return 0 if well else NOT_WELL

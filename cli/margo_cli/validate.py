@@ -8,7 +8,7 @@ import click
 
 from margo_cli.bounded import bounded
 from margo_oci.application import Checked, check_description
-from margo_oci.errors import FormatError
+from margo_oci.errors import FormatError, plain, plain_lines
 from margo_oci.faults import Fault, Located
 from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
 
@@ -60,10 +60,10 @@ def validate(path: Path, output: str) -> None:
         click.echo(json.dumps(_json(file, checked), indent=2, ensure_ascii=False))
     else:
         for fault in checked.faults:
-            click.echo(f"{fault.level}: {fault.at(str(file))} (rule {fault.rule})", err=True)
+            click.echo(plain_lines(f"{fault.level}: {fault.at(str(file))} (rule {fault.rule})"), err=True)
         if one := checked.description:
             profiles = ", ".join(f"{profile.id} ({profile.type})" for profile in one.profiles)
-            click.echo(f"{file}: {one.id} {one.version} is valid; profiles: {profiles}")
+            click.echo(plain(f"{file}: {one.id} {one.version} is valid; profiles: {profiles}"))
     if errors:
         click.get_current_context().exit(2)
 

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from margo_cli.login import logout
-from margo_cli.main import cli
-from margo_cli.session import Session, proxy_ca_files, read_file
+from margo_cli.main import cli, main
+from margo_cli.session import Session, proxy_ca_files, read_file, say
 from margo_oci.access import Access
 from margo_oci.auth import Credentials
 from margo_oci.errors import FormatError
@@ -121,3 +121,23 @@ def test_an_encrypted_client_key_is_told_and_nobody_is_asked_for_its_password(ho
     pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
     with pytest.raises(FormatError, match=r"client\.key: not usable as certificates"):
         Access(client_cert=pair.certificate, client_key=pair.key).tls()
+
+
+def test_no_terminal_obeys_what_came_from_outside(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "ev\x1b[2Jil\x9b1m\u202e\nverified: signed by vendor"
+    Session().show({}, [f"name      {name}", "vendor    x"])
+    assert capsys.readouterr().out == "name      ev [2Jil 1m  verified: signed by vendor\nvendor    x\n"
+    say(name)
+    assert capsys.readouterr().err == "ev [2Jil 1m \n  verified: signed by vendor\n"
+
+
+def test_no_terminal_obeys_what_an_error_quotes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise FormatError("a \x1b[2J", "b")
+
+    monkeypatch.setattr(cli, "main", fail)
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == "error: a  [2J\n  b\n"

@@ -68,12 +68,13 @@ def test_a_plain_scalar_means_what_yaml_1_2_says(text: str, value: Any) -> None:
     ("text", "message"),
     [
         ("a: &x 1\nb: *x\n", "f:2: aliases (*x) are not accepted: write it out"),
-        ("a: !!str 1\n", "f:1: tags (tag:yaml.org,2002:str) are not accepted"),
+        ("a: !!str 1\n", "f:1: tags ('tag:yaml.org,2002:str') are not accepted"),
         (
             "a: 1\nb: !!python/object/apply:os.system ['x']\n",
-            "f:2: tags (tag:yaml.org,2002:python/object/apply:os.system) are not accepted",
+            "f:2: tags ('tag:yaml.org,2002:python/object/apply:os.system') are not accepted",
         ),
-        ("a: !secret x\n", "f:1: tags (!secret) are not accepted"),
+        ("a: !<%1b[31mx> x\n", r"f:1: tags ('\x1b[31mx') are not accepted"),
+        ("a: !secret x\n", "f:1: tags ('!secret') are not accepted"),
         ("a: 1\nb: 2\na: 3\n", "f:3: 'a' stands twice"),
         ("a: 1\n'a': 3\n", "f:2: 'a' stands twice"),
         ("a: 1\n---\nb: 1\n", "f:3: one document a file is expected, here starts another"),
