@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+DEFAULT_LIMIT_CHARS = 1000  # of a default; it may hold others, and those others again
+_BRACE = re.compile("[{}]")
 # `$$` stands for a dollar; else a name, or a name in braces with what is to be if it is not set.
 _VARIABLE = re.compile(r"\$\$|\$([A-Za-z_][A-Za-z0-9_]*)|\$\{([A-Za-z_][A-Za-z0-9_]*)(:?[-+?])?", re.ASCII)
 
@@ -38,22 +40,25 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _in_text(text: str) -> Iterator[Variable]:
+    closing = _closing(text)
     for found in _VARIABLE.finditer(text):
         plain, braced, how = found.groups()
         if braced is None:
             if plain:
                 yield Variable(plain)
             continue
-        words = _until_brace(text, found.end()) if how else ""
-        default = words if how in (":-", "-") else None
+        start, end = found.end(), closing.get(found.start() + 1, len(text))
+        default = text[start : min(end, start + DEFAULT_LIMIT_CHARS)] if how in (":-", "-") else None
         yield Variable(braced, default, required=how in (":?", "?"))
 
 
-def _until_brace(text: str, start: int) -> str:
-    """Return what stands up to the brace that closes the one before; a default may have variables itself."""
-    depth = 1
-    for end in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if not depth:
-            return text[start:end]
-    return text[start:]
+def _closing(text: str) -> Mapping[int, int]:
+    """Return where each brace is closed; a default may have variables itself."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for brace in _BRACE.finditer(text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif opened:
+            closing[opened.pop()] = brace.start()
+    return closing

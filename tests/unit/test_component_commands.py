@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -228,6 +229,14 @@ def test_pull_writes_neither_over_a_file_nor_where_one_is(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FormatError, match="this is where you are"):
         check_place(Path(), force=True)
+
+
+def test_defaults_that_nest_endlessly_are_read_in_no_time() -> None:
+    nested = "".join(f"${{A{number}:-" for number in range(20_000)) + "}" * 20_000
+    begun_s = time.process_time()
+    found = variables_of(nested)
+    assert (len(found), len(found["A0"].default or ""), found["A19999"].default) == (20_000, 1000, "")
+    assert time.process_time() - begun_s < 5
 
 
 def test_variables_of_a_template_have_their_defaults() -> None:
