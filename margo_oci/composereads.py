@@ -5,11 +5,14 @@ Compose reads any file that a Compose file names, and tells what it read: so not
 
 import posixpath
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from typing import Literal
 
-from margo_oci.archive import Entry
+from margo_oci.archive import FAULT_LIMIT, Entry
 from margo_oci.composefile import COMPOSE_FILE, astray, files_of, of_deployment, of_services, refused_words
 from margo_oci.deployment import STEERING
 from margo_oci.errors import FormatError
@@ -32,7 +35,7 @@ def steers_no_compose(entries: Sequence[Entry]) -> list[Located]:
         fault
         for entry in entries
         if entry.path.count("/") == 1 and posixpath.basename(entry.path) == ".env"
-        for fault in _steering(entry.path, entry.data)
+        for fault in islice(_steering(entry.path, entry.data), FAULT_LIMIT)
     ]
 
 
@@ -75,6 +78,7 @@ class Walk:
     seen: set[_Visit] = field(default_factory=set)
     waiting: list[_Visit] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
+    steered: set[str] = field(default_factory=set)
     values: int = 0
 
     def go(self) -> "Walk":
@@ -137,9 +141,15 @@ class Walk:
         if words := words or ("" if named in self.files or use.optional else "is not in the archive"):
             self._fault(visit, use.node, use.at, f"{use.path!r:.200} {words}")
         elif use.how == "variables":
-            self.faults += _steering(named, self.files[named])
+            self._variables(named)
         elif use.how != "read":
             self.waiting.append(_Visit(named, use.base or posixpath.dirname(named)))
+
+    def _variables(self, path: str) -> None:
+        """See what a file of variables steers, the first time."""
+        if path not in self.steered:
+            self.steered.add(path)
+            self.faults += islice(_steering(path, self.files[path]), FAULT_LIMIT)
 
     def _fault(self, visit: _Visit, node: Node, at: str, words: str) -> None:
         self.faults.append(located(visit.path, "8.7", words, line=node.line, column=node.column, field=at))
@@ -162,7 +172,7 @@ class Walk:
         if named := _items(parts["env_file"]) if "env_file" in parts else ():
             yield from (_Use(f"{at}.env_file", one, one.text, how="variables") for one in named)
         elif (dotenv := f"{base}/.env") in self.files:
-            self.faults += _steering(dotenv, self.files[dotenv])
+            self._variables(dotenv)
 
     def _base(self, visit: _Visit, path: str, project: Node | None, at: str) -> str:
         """Return the folder that relative paths of an included file start from."""
@@ -170,9 +180,18 @@ class Walk:
             return posixpath.normpath(posixpath.join(visit.base, posixpath.dirname(path)))
         base = posixpath.normpath(posixpath.join(visit.base, project.text))
         inside = posixpath.normpath(project.text) == "." or not astray(project.text)
-        if not inside or not any(path.startswith(f"{base}/") for path in self.files):
+        if not inside or not self._has_folder(base):
             self._fault(visit, project, at, f"{project.text!r:.200} is no folder of the archive")
         return base
+
+    def _has_folder(self, folder: str) -> bool:
+        at = bisect_left(self.ordered, f"{folder}/")
+        return at < len(self.ordered) and self.ordered[at].startswith(f"{folder}/")
+
+    @cached_property
+    def ordered(self) -> Sequence[str]:
+        """The paths of all files, in their order: a folder's stand together."""
+        return sorted(self.files)
 
 
 def walk(entries: Sequence[Entry]) -> Walk:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from margo_oci.archive import Entry, pack, unpack
+from margo_oci.archive import FAULT_LIMIT, Entry, pack, unpack
 from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.composereads import reads_only_the_archive, steers_no_compose
 from margo_oci.content import Descriptor
@@ -84,8 +84,10 @@ class Form:
     rules: Sequence[Rule]
 
     def faults_of(self, entries: Sequence[Entry]) -> list[Located]:
-        """Return what breaks a rule about the archive's content."""
-        return [fault for rule in self.rules for fault in rule(entries)]
+        """Return what breaks a rule about the archive's content; of very many faults the first."""
+        found = [fault for rule in self.rules for fault in rule(entries)]
+        more = len(found) - FAULT_LIMIT
+        return found if more <= 0 else [*found[:FAULT_LIMIT], located("", "8.6", f"and {more} more")]
 
 
 COMPOSE = Form(

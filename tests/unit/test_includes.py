@@ -1,15 +1,17 @@
 """`include` of files of the archive: walked as Compose reads them, and held to the same rules (format 8.7, 8.8)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from margo_oci.archive import Entry
+from margo_oci.archive import FAULT_LIMIT, Entry
 from margo_oci.compose import Compose, faults_of_template, find_compose
-from margo_oci.composereads import FILES_LIMIT, reads_only_the_archive, walk
+from margo_oci.composereads import FILES_LIMIT, _steering, reads_only_the_archive, steers_no_compose, walk
 from margo_oci.errors import FormatError
+from margo_oci.faults import Located
+from margo_oci.package import COMPOSE
 
 WEB = "services: {web: {image: x}}\n"
 ANY = "services: {a: {image: a}}"
@@ -218,3 +220,27 @@ def test_a_place_is_found_in_the_file_that_has_it() -> None:
     path, node = walk(entries(SHOP)).place_of("services.four.volumes")
     assert (path, node.line) == ("top/sub/deep/more/four.yaml", 1)
     assert walk(entries(SHOP)).place_of("services.nobody")[0] == "top/compose.yaml"
+
+
+def test_a_file_of_variables_is_looked_at_once_however_often_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def steering(path: str, data: bytes) -> Iterator[Located]:
+        looked.append(path)
+        return _steering(path, data)
+
+    monkeypatch.setattr("margo_oci.composereads._steering", steering)
+    named = "[" + ", ".join(["{path: sub/a.yaml, env_file: x.env}", "{path: sub/a.yaml}"] * 50) + "]"
+    files = {"compose.yaml": f"include: {named}", "sub/a.yaml": ANY, "sub/.env": "A=1", "x.env": "DOCKER_HOST=x"}
+    (fault,) = reads_only_the_archive([Entry(f"top/{path}", text.encode()) for path, text in files.items()])
+    assert str(fault).startswith("top/x.env:1: DOCKER_HOST is not accepted")
+    assert sorted(looked) == ["top/sub/.env", "top/x.env"]
+
+
+def test_of_very_many_faults_the_first_are_told() -> None:
+    missing = ", ".join(f"gone{number}.env" for number in range(150))
+    text = f"services: {{web: {{image: x, env_file: [{missing}]}}}}"
+    faults = COMPOSE.faults_of([Entry("top/compose.yaml", text.encode())])
+    assert (len(faults), str(faults[-1])) == (FAULT_LIMIT + 1, "and 50 more")
+    steering = Entry("top/.env", b"DOCKER_HOST=x\n" * 150)
+    assert len(steers_no_compose([steering])) == FAULT_LIMIT
