@@ -4,8 +4,10 @@ What stands in a unit is not the standard's business. Looked at is whether the a
 read, and that the files they name are there. And, for the lock, which images they lead to.
 """
 
+import csv
 import posixpath
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +29,8 @@ _FILES: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 _MOUNTS: Mapping[str, Sequence[str]] = {"Container": ("Volume",), "Pod": ("Volume",), "Build": ("Volume",)}
 _NO_FILE = re.compile(r"[%$]|^[a-z]+://|^oci:", re.ASCII)  # a specifier, a variable or an address: nobody can tell here
+_MOUNT_TYPES = ("bind", "volume", "tmpfs", "devpts", "image")
+_UNCLEAR = "type=unclear"
 _NO_IMAGES = {
     ".build": "no digest covers what a device builds: push the image and name it",
     ".kube": "its images cannot be locked: write .container units",
@@ -161,6 +165,10 @@ def _odd(one: Read) -> Iterator[tuple[Line, str, str]]:
         ("PodmanArgs", "not looked at: it may get round the lock"),
     ):
         yield from ((line, "8.14", words) for line in one.unit.values(one.section, key))
+    yield from ((line, "8.14", words) for line, words in _strange_mounts(one))
+    for line in one.unit.lines:
+        if line.section == "Service" and line.key.startswith("Exec"):
+            yield line, "8.14", "what it runs on the device is not looked at: it may get round the lock"
     if one.kind in _NO_IMAGES:
         yield Line(0, "", "", ""), "8.14", _NO_IMAGES[one.kind]
 
@@ -186,6 +194,8 @@ def _not_locked(one: Read, names: set[str]) -> Iterator[Located]:
     for line in one.unit.values(one.section, "Rootfs"):
         words = "a folder of the device, which no digest covers: name an image"
         yield located(one.path, "8.14", words, line=line.number, field="Rootfs")
+    for line, words in _strange_mounts(one):
+        yield located(one.path, "8.14", words, line=line.number, field="Mount")
     for line, image in _images(one):
         if "%" in image or "$" in image:
             words = f"{image!r:.200} is not known before it runs: write it out"
@@ -199,7 +209,30 @@ def _not_locked(one: Read, names: set[str]) -> Iterator[Located]:
 def _images(one: Read) -> Iterator[tuple[Line, str]]:
     if one.kind in (".container", ".image", ".volume"):
         yield from ((line, line.value) for line in one.unit.values(one.section, "Image"))
+    for line, options in _mounts(one):
+        if "image" in _types(options):
+            yield from ((line, value) for key, value in options if key in ("source", "src") and value)
+
+
+def _mounts(one: Read) -> Iterator[tuple[Line, Sequence[tuple[str, str]]]]:
+    """Yield the options of each mount as systemd and Podman take them apart; what is not clear is a type of its own."""
     for line in one.unit.values(one.section, "Mount"):
-        options = dict(option.partition("=")[::2] for option in line.value.split(","))
-        if options.get("type") == "image" and (source := options.get("source") or options.get("src")):
-            yield line, source
+        try:
+            words = [_UNCLEAR] if "\\" in line.value else shlex.split(line.value)
+            mounts = [next(csv.reader([word], strict=True), []) for word in words]
+        except (ValueError, csv.Error):
+            mounts = [[_UNCLEAR]]
+        for mount in mounts:
+            options = (option.partition("=")[::2] for option in mount)
+            yield line, [(key.strip().lower(), value.strip()) for key, value in options]
+
+
+def _types(options: Sequence[tuple[str, str]]) -> Sequence[str]:
+    return [value.lower() for key, value in options if key == "type"]
+
+
+def _strange_mounts(one: Read) -> Iterator[tuple[Line, str]]:
+    for line, options in _mounts(one):
+        for kind in _types(options):
+            if kind not in _MOUNT_TYPES:
+                yield line, f"{kind!r:.80} is not accepted: {', '.join(_MOUNT_TYPES)} are, written without backslashes"

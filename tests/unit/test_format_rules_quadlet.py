@@ -287,11 +287,49 @@ def test_8_14_what_no_lock_covers_is_not_published(name: str, text: str, words: 
     assert error.value.faults == (f"c: t/{words}",)
 
 
+@pytest.mark.parametrize(
+    "mount",
+    [
+        '"type=image",source=registry.example/m:1,destination=/x',
+        "'\"type=image\",source=registry.example/m:1'",
+        "Type=IMAGE,Src=registry.example/m:1",
+        "type=tmpfs,destination=/t type=image,source=registry.example/m:1",
+        "type=bind,type=image,source=registry.example/m:1",
+    ],
+)
+def test_8_14_an_image_that_is_mounted_is_locked_however_it_is_written(mount: str) -> None:
+    assert images_of_units(container(f"Mount={mount}"), what="c") == ["registry.example/m:1", "x"]
+
+
+@pytest.mark.parametrize(
+    ("mount", "kind"),
+    [
+        ("type=artifact,source=registry.example/m:1", "artifact"),
+        ('"type=glob",source=/x*', "glob"),
+        (r"ty\x70e=image,source=registry.example/m:1", "unclear"),
+        ('"type=image,source=registry.example/m:1', "unclear"),
+    ],
+)
+def test_8_14_a_mount_that_no_lock_covers_is_not_published(mount: str, kind: str) -> None:
+    found = container(f"Mount={mount}")
+    words = f"hello/web.container:3: Mount: '{kind}' is not accepted: bind, volume, tmpfs, devpts, image are, "
+    with pytest.raises(FormatError) as error:
+        images_of_units(found, what="c")
+    assert error.value.faults == (f"c: {words}written without backslashes",)
+    assert [str(one) for one in warnings_of(found)] == [f"{words}written without backslashes"]
+
+
 def test_8_14_what_may_get_round_the_lock_gets_a_warning() -> None:
-    found = warnings_of(container("AutoUpdate=registry\nPodmanArgs=--pull=always", **{"a.build": "[Build]\n"}))
+    found = warnings_of(
+        container(
+            "AutoUpdate=registry\nPodmanArgs=--pull=always\n[Service]\nExecStartPre=podman run x",
+            **{"a.build": "[Build]\n"},
+        )
+    )
     assert [str(one).removeprefix("hello/") for one in found] == [
         "web.container:3: AutoUpdate: what it brings is not what was locked",
         "web.container:4: PodmanArgs: not looked at: it may get round the lock",
+        "web.container:6: ExecStartPre: what it runs on the device is not looked at: it may get round the lock",
         "a.build: no digest covers what a device builds: push the image and name it",
     ]
 
