@@ -109,6 +109,7 @@ class Stepper:
         """What failed and is no longer asked for is forgotten: what runs is what is desired."""
         if not step.held:
             work.journal.note(lambda record: record.did_recover(step.deployment))
+        self._keep_placed(step.deployment, work.record)  # a step that was cut short may have placed more
         return Taken("kept", kept(step, work.record))
 
     def _remove(self, step: Step, work: Work) -> Taken:
@@ -158,10 +159,14 @@ class Stepper:
         try:
             self.generations.place(generation)
         except ApplyError as error:
-            installed = work.record.installed.get(generation.deployment)
-            self.generations.keep_placed(generation.deployment, installed.revision if installed else "")
+            self._keep_placed(generation.deployment, work.record)
             return error
         return None
+
+    def _keep_placed(self, deployment: str, record: Record) -> None:
+        """Remove what is placed of a deployment, but what its installed version mounts."""
+        installed = record.installed.get(deployment)
+        self.generations.keep_placed(deployment, installed.revision if installed else "")
 
     def _failed(self, step: Step, work: Work, error: ApplyError, back: Back, *, ending: Ending = "failed") -> Taken:
         failure = work.failure(step.deployment, error, back.words)

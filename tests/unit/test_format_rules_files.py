@@ -659,6 +659,21 @@ def test_14_15_what_a_power_cut_left_goes_with_the_next_pass(tmp_path: Path, mon
     assert in_memory(plant) == []
 
 
+def test_14_15_what_a_power_cut_left_of_a_revision_that_was_withdrawn_goes_with_the_next_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant = plant_with(tmp_path, "key")
+    first, second = (plant.workload("pump", "a", files=[secret("key", word)]) for word in (SECRET, NEXT))
+    plant.publish(first, counter=1)
+    assert plant.device.once().outcome == "applied"
+    plant.publish(second, counter=2)
+    killed_at(plant, monkeypatch, Record, "begin")
+    assert in_memory(plant) == sorted([SECRET, NEXT])
+    plant.publish(first, counter=3)
+    assert plant.device.once().outcome == "applied"
+    assert in_memory(plant) == [SECRET]
+
+
 def test_14_15_what_a_power_cut_left_goes_with_a_restore_and_what_is_used_stays(tmp_path: Path) -> None:
     plant = plant_with(tmp_path, "key")
     assert publish(plant, 1, secret("key")) == "applied"
