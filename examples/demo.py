@@ -250,7 +250,7 @@ def attacks(story: Story, registry: LocalRegistry, state: str, flags: Sequence[s
     restore_tag(story, registry, state, counter=4)
 
     story.step("Attack: another device's state, well signed, is put in the tag.")
-    story.oci("push", "states/edge-17", state, *flags, "--key", "fleet.key", "--scope", "edge-18")
+    story.oci("push", "states/edge-17", state, *flags, "--key", "fleet.key", "--scope", "edge-18", "--change-scope")
     refused(story, "wrong-scope", "Good evening, line 1")
 
     story.step("Attack: the tag is moved back to an older state, well signed once.")

@@ -57,7 +57,8 @@ class Fleet:
     def push(self, *ids: str, signer: str = "fleet", scope: str = SCOPE, counter: int | None = None) -> Manifest:
         peers = [key(name).public for name in ("fleet", "second", "new", "stranger")]
         publisher = Publisher(self.registry, SimulatedUploader(self.sim), key(signer), lambda: self.now, peers)
-        return self.do(publisher.publish(STATE, layers(*ids), scope=scope, counter=counter)).state.manifest
+        work = publisher.publish(STATE, layers(*ids), scope=scope, counter=counter, change_scope=scope != SCOPE)
+        return self.do(work).state.manifest
 
     def issue(self, **more: Any) -> Issued:
         return self.do(self.issuer.issue(STATE, **more))
