@@ -56,7 +56,7 @@ def checking_options(command: F) -> F:
     @click.option("--platform", "platforms", type=PlatformType(), multiple=True, metavar="linux/ARCH",
                   help="Refuse images that do not run on it; may be given several times. [not checked]")  # fmt: skip
     @click.option("--capabilities", type=_FILE, metavar="FILE",
-                  help="DeviceCapabilitiesManifest of the device: its architecture is a --platform.")  # fmt: skip
+                  help="What `margo-agent capabilities -o json` says: its architecture is a --platform.")  # fmt: skip
     @functools.wraps(command)
     def called(
         *args: Any,

@@ -60,7 +60,7 @@ class Given:
               help="The folder of deployments; made if it is missing.")  # fmt: skip
 @click.option("--profile", default="", metavar="ID", help="The deployment profile. [what fits, or what it has]")
 @click.option("--capabilities", type=click.Path(path_type=Path), metavar="FILE",
-              help="DeviceCapabilitiesManifest of the device: the first profile that it can run is taken.")  # fmt: skip
+              help="What `margo-agent capabilities -o json` says: the first profile it can run is taken.")  # fmt: skip
 @click.option("--namespace", default="", help="Namespace of the deployment. [default]")
 @click.option("--device-id", default="", help="Margo's deviceId. [from --capabilities, if given]")
 @click.option("--upgrade", is_flag=True, help="Move a deployment that is there to another version of its package.")

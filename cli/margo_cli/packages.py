@@ -17,7 +17,7 @@ from margo_cli.validate import description_file, read_description
 from margo_oci.application import Description
 from margo_oci.applications import Opened, at_version, fetch_files, open_application, push_application
 from margo_oci.apppackage import DESCRIPTION_FILE, RESOURCE_LIMIT_BYTES, AppArtifact, build_package
-from margo_oci.errors import FormatError
+from margo_oci.errors import FormatError, NotFound
 from margo_oci.faults import raise_faults
 from margo_oci.package import FORMS, ComponentArtifact
 from margo_oci.reference import Reference, parse_reference
@@ -161,8 +161,11 @@ def pull_app(session: Session, reference: Reference, folder: Path, trusting: Tru
 async def open_app(registry: Registry, reference: Reference, trusting: Trusting | None = None) -> Opened:
     """Fetch and check a package's description, and its signature if anybody is trusted; tell what is odd about it."""
     judge = trusting.component_judge(reference) if trusting and trusting.given else None
-    with bounded(str(reference)):
-        opened = await open_application(registry, reference, cache(), judge)
+    try:
+        with bounded(str(reference)):
+            opened = await open_application(registry, reference, cache(), judge)
+    except NotFound as error:
+        raise NotFound(f"{error}: its versions: margo-oci app versions {reference.name}") from None
     if opened.warning:
         say(f"warning: {reference}: {opened.warning}")
     return opened

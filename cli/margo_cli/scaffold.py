@@ -88,7 +88,11 @@ def init(
     _write(folder, files)
     if compose_file and (compose_file.parent / ".env").exists():
         click.echo(f"{compose_file.parent / '.env'} does not come along: set its values as parameters", err=True)
+    for fault in walk(_entries(beside)).faults:
+        click.echo(f"for you to look at: {folder / component}/{str(fault).removeprefix('top/')}", err=True)
     click.echo("\n".join(str(folder / path) for path in files))
+    if needed:
+        click.echo(f"states/example says change-me for {', '.join(needed)}: set them before you push it", err=True)
     click.echo(
         f"next: margo-oci app validate {folder}\n"
         f"      margo-oci app push {folder} {source}/apps/{component} --with-components",
