@@ -51,7 +51,7 @@ soak: venv parts ## Kills, power cuts and many passes on Docker and Podman, for 
 	@$(ISOLATED) $(BIN)/python -m tests.faults
 
 bench: venv ## Speed and memory, side by side with oras and skopeo
-	@tests/parts/install --bench
+	@tests/parts/install
 	@$(ISOLATED) $(BIN)/python -m tests.bench
 
 registry: venv parts ## A local registry on port 5000, until Ctrl-C
