@@ -89,7 +89,7 @@ def test_a_component_of_many_files_runs_and_follows_its_parameters(site: Site, i
     with site.looking() as client:
         web = client.containers.get(site.services()["hello/web"])
         assert web.labels["made.by"] == "us"
-        assert web.exec_run(["cat", "/page"]).output == b"a page\n"
+        assert b"a page\n" in b"".join(web.get_archive("/page")[0])  # exec looks elsewhere in a chroot
         assert client.containers.get(site.services()["hello/more"]).labels["over"] == "yes"
     assert page(PORT) == "one"
     before = site.services()
