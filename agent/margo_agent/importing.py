@@ -49,18 +49,24 @@ def import_bundle(
     work(parts(replace(config, source=source), transport.registry), report)
     if transport.missing and report.outcome not in ("applied", "unchanged", "refused"):
         report.message = missing_words(bundle, sorted(transport.missing))
-        _forget(record_file, before, report)
+        record_file.save(unaccepted(record_file.load(), before))
     return report
 
 
-def _forget(record_file: RecordFile, before: Record, report: Report) -> None:
-    """Let a state that is not whole here not count as accepted: the earlier bundle, which has the rest, is older."""
-    now = record_file.load()
-    touched = (now.installed, now.failed, now.unsure, now.before) != (
+def unaccepted(now: Record, before: Record) -> Record:
+    """Let a state that is not whole here not count as accepted: the earlier bundle, which has the rest, is older.
+
+    Unless something of it was begun. A newer root and the time that were learned stay, and with a newer root what was
+    accepted by it, too: what an old key signed does not come back (format 13.7).
+    """
+    begun = (now.installed, now.failed, now.unsure, now.before) != (
         before.installed, before.failed, before.unsure, before.before,
     )  # fmt: skip
-    if report.outcome == "unreachable" and not touched:
-        record_file.save(before)
+    if begun or (now.root and now.root.data) != (before.root and before.root.data):
+        return now
+    return replace(
+        now, accepted=before.accepted, current=before.current, settled=before.settled, waiting=before.waiting
+    )
 
 
 def source_in(offer: Offer, source: Reference, scopes: Sequence[str]) -> Reference:

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from margo_agent.importing import older
+from margo_agent.clock import Mark
+from margo_agent.importing import older, unaccepted
 from margo_agent.inbox import ENTRIES_LIMIT, Inbox, emptied
-from margo_agent.record import Accepted, Record
+from margo_agent.record import Accepted, GivenRoot, Record
 from tests.unit.scenes import state
 
 
@@ -79,6 +81,17 @@ def test_13_10_what_says_itself_to_be_older_is_left_alone(counter: int, digest: 
                    current=offered.scope, settled=True)  # fmt: skip
     assert words in older(offered, known)
     assert bool(words) == bool(older(offered, known))
+
+
+def test_13_7_a_state_that_was_not_whole_does_not_count_but_what_was_learned_of_roots_does() -> None:
+    one = Accepted(counter=1, digest="sha256:" + 64 * "1", scope="edge-17")
+    before = Record(accepted={"edge-17": one}, current="edge-17", settled=True)
+    now = replace(before, accepted={"edge-17": replace(one, counter=2)}, settled=False, time=Mark("later", "boot", 7.0))
+    assert unaccepted(now, before) == replace(before, time=now.time)
+    newer_root = replace(now, root=GivenRoot("sha256:given", "{}", ""))
+    assert unaccepted(newer_root, before) == newer_root
+    begun = now.begin("pump")
+    assert unaccepted(begun, before) == begun
 
 
 def test_13_10_the_folder_is_looked_at_while_the_loop_runs(tmp_path: Path) -> None:
