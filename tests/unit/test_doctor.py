@@ -55,6 +55,14 @@ def test_secrets_need_a_key_and_a_place_in_memory(tmp_path: Path) -> None:
     assert look().status == "fail"
 
 
+def test_a_place_for_bundles_that_cannot_be_looked_into_is_a_finding(tmp_path: Path) -> None:
+    config = running_plant(tmp_path / "plant").device._config()
+    assert list(here.inbox(config)) == []
+    for folder, status in ((tmp_path, "ok"), (tmp_path / "gone", "warn")):
+        (one,) = here.inbox(replace(config, inbox=folder))
+        assert (one.name, one.status) == ("inbox", status)
+
+
 def test_one_that_breaks_is_a_finding() -> None:
     def breaks() -> Iterator[Check]:
         yield Check("trust", "ok", "so far")

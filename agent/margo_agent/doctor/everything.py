@@ -35,6 +35,7 @@ def _plan(
     record = _record(config)
     local: list[tuple[str, Checks]] = [
         ("state dir", lambda: here.state_dir(config)),
+        ("inbox", lambda: here.inbox(config)),
         ("memory", lambda: here.memory(_MEMINFO.read_text())),
         ("clock", lambda: here.clock(clock.rtc(), synchronized=here.is_synchronized())),
         ("engine", lambda: engine.engine(config, environment)),

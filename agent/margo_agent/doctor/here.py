@@ -79,6 +79,19 @@ def _record(config: AgentConfig) -> Check:
     return Check("record", "ok", f"{seen}, {len(record.installed)} installed, {len(record.failed)} failed")
 
 
+def inbox(config: AgentConfig) -> Iterator[Check]:
+    """Whether the place where bundles are to appear can be looked into: the loop says nothing of it."""
+    if config.inbox is None:
+        return
+    try:
+        count = len(os.listdir(config.inbox))  # noqa: PTH208  (only whether it can be)
+    except OSError as error:
+        todo = "make the folder, or correct import.watch: until then no bundle is found"
+        yield Check("inbox", "warn", f"{config.inbox}: {error.strerror}", todo)
+        return
+    yield Check("inbox", "ok", f"{config.inbox}: {count} entries")
+
+
 def memory(meminfo: str) -> Iterator[Check]:
     """Whether a pass fits into what is available (`/proc/meminfo`)."""
     fields = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
