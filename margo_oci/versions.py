@@ -1,5 +1,6 @@
 """Versions as tags write them (SemVer 2.0 without `v`, `_` for `+`): their order, and which are newer."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,6 +9,9 @@ from margo_oci.deployment import REVISION
 
 Step = Literal["patch", "minor", "major"]
 STEPS: Sequence[Step] = ("patch", "minor", "major")
+_VERSION = re.compile(
+    r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(?:\.(0|[1-9]\d{0,8}))?(?:-([0-9A-Za-z.-]+))?(?:_[0-9A-Za-z.-]+)?", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -28,27 +32,30 @@ def newer(current: str, tags: Iterable[str]) -> Sequence[Newer]:
 
     What is not finished (`-rc1`) is passed over, unless `current` is not finished either.
     """
-    if not REVISION.fullmatch(current):
+    if not (here := REVISION.fullmatch(current)):
         return []
-    here = _order(current)
-    found: dict[Step, str] = {}
-    for tag in tags:
-        if not REVISION.fullmatch(tag) or ("-" in tag.partition("_")[0] and "-" not in current.partition("_")[0]):
+    found: dict[Step, re.Match[str]] = {}
+    for one in filter(None, map(REVISION.fullmatch, tags)):
+        if (one[4] and not here[4]) or _order(one) <= _order(here):
             continue
-        if _order(tag) > here:
-            step = _step(here, _order(tag))
-            if step not in found or _order(tag) > _order(found[step]):
-                found[step] = tag
-    return [Newer(found[step], step) for step in STEPS if step in found]
+        step = _step(here, one)
+        if step not in found or _order(one) > _order(found[step]):
+            found[step] = one
+    return [Newer(found[step][0], step) for step in STEPS if step in found]
 
 
-def _step(old: tuple[Any, ...], new: tuple[Any, ...]) -> Step:
-    return "major" if new[0] > old[0] else "minor" if new[1] > old[1] else "patch"
+def _step(old: re.Match[str], new: re.Match[str]) -> Step:
+    (major, minor, *_), (newer_major, newer_minor, *_) = _order(old), _order(new)
+    return "major" if newer_major > major else "minor" if newer_minor > minor else "patch"
 
 
-def _order(version: str) -> tuple[Any, ...]:
+def newest_first(tags: Iterable[str]) -> list[str]:
+    """Return those tags that are versions of an application, newest first; a missing third number is 0."""
+    found = [one for tag in tags if (one := _VERSION.fullmatch(tag))]
+    return [one[0] for one in sorted(found, key=_order, reverse=True)]
+
+
+def _order(version: re.Match[str]) -> tuple[Any, ...]:
     """Return what SemVer sorts by: builds (`_…`) are one version, what is not finished comes before what is."""
-    found = REVISION.fullmatch(version)
-    assert found is not None  # noqa: S101  (only versions are ordered)
-    before = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in (found[4] or "").split(".") if part]
-    return (*(int(number) for number in found.group(1, 2, 3)), not before, before)
+    before = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in (version[4] or "").split(".") if part]
+    return (*(int(number or 0) for number in version.group(1, 2, 3)), not before, before)

@@ -10,7 +10,7 @@ import click
 
 from margo_cli.bounded import bounded
 from margo_cli.folder import FILES, Document, read_deployments, replace_file
-from margo_cli.packages import APP_REFERENCE, newest_first, open_app
+from margo_cli.packages import APP_REFERENCE, open_app
 from margo_cli.session import Session, read_file, say, with_session
 from margo_cli.trusting import Trusting, trust_options
 from margo_oci.application import Description
@@ -22,6 +22,7 @@ from margo_oci.desired_state import check_scope
 from margo_oci.errors import FormatError
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
+from margo_oci.versions import newest_first
 from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES, parse_yaml
 
 

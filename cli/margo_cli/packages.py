@@ -1,7 +1,6 @@
 """`margo-oci app push`, `pull`, `inspect` and `versions`: application packages in a registry."""
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,10 +22,7 @@ from margo_oci.package import FORMS, ComponentArtifact
 from margo_oci.reference import Reference, parse_reference
 from margo_oci.registry import Registry
 from margo_oci.signing import Attacher
-
-_VERSION = re.compile(
-    r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(?:\.(0|[1-9]\d{0,8}))?(?:-([0-9A-Za-z.-]+))?(?:_[0-9A-Za-z.-]+)?", re.ASCII
-)
+from margo_oci.versions import newest_first
 
 
 class AppReferenceType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer clicks
@@ -253,16 +249,3 @@ def versions(session: Session, reference: Reference) -> None:
 
     found = asyncio.run(work())
     session.show({"repository": reference.name, "versions": found}, found)
-
-
-def newest_first(tags: Sequence[str]) -> list[str]:
-    """Return those tags that are versions, as SemVer orders them; a missing third number is 0."""
-    return sorted((tag for tag in tags if _VERSION.fullmatch(tag)), key=_order, reverse=True)
-
-
-def _order(tag: str) -> tuple[Any, ...]:
-    found = _VERSION.fullmatch(tag)
-    assert found is not None  # noqa: S101  (only versions are ordered)
-    numbers = tuple(int(one or 0) for one in found.group(1, 2, 3))
-    before = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in (found[4] or "").split(".") if part]
-    return (*numbers, not before, before)

@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 from margo_cli.bounded import bounded
 from margo_cli.folder import read_deployments
 from margo_cli.main import cli
-from margo_cli.packages import newest_first
 from margo_cli.scaffold import variables_in
 from margo_oci.application import check_description
 from margo_oci.errors import FormatError
+from margo_oci.versions import newest_first
 from tests.unit.applications import application
 from tests.unit.scenes import ID, OTHER_ID, as_yaml, document
 
