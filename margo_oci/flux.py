@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from margo_oci.archive import Entry, pack
 from margo_oci.content import Descriptor, canonical_json, digest_of
@@ -94,20 +94,21 @@ class FluxPublisher:
         if the tag holds something else, RegistryError.
         """
         attacher = Attacher(self.registry, self.uploader, self.now, self.forms)
-        manifest, there = artifact.manifest, await current_flux(self.registry, reference)
-        same = there is not None and there.layers[0].digest == manifest.layers[0].digest
-        changed = not (same and there and await attacher.released_by(reference, there.descriptor, self.signer))
-        if changed or there is None:
-            for blob, data in ((manifest.config, artifact.config), (manifest.layers[0], artifact.layer)):
-                await asyncio.to_thread(self.uploader.send, reference, blob, data)
-            pinned = reference.at(manifest.digest)
-            await asyncio.to_thread(self.uploader.manifest, pinned, manifest.data)
-        else:
-            manifest = there
+        there, manifest = await current_flux(self.registry, reference), artifact.manifest
+        if has_content(there, artifact) and await attacher.released_by(reference, there.descriptor, self.signer):
+            await attacher.sign(reference, there.descriptor, self.signer)  # in the forms that it lacks
+            return FluxRelease(reference, there.digest, changed=False)
+        for blob, data in ((manifest.config, artifact.config), (manifest.layers[0], artifact.layer)):
+            await asyncio.to_thread(self.uploader.send, reference, blob, data)
+        await asyncio.to_thread(self.uploader.manifest, reference.at(manifest.digest), manifest.data)
         await attacher.sign(reference, manifest.descriptor, self.signer)
-        if changed:  # last, so that nobody finds it unsigned
-            await asyncio.to_thread(self.uploader.manifest, reference, manifest.data)
-        return FluxRelease(reference, manifest.digest, changed)
+        await asyncio.to_thread(self.uploader.manifest, reference, manifest.data)  # last: nobody finds it unsigned
+        return FluxRelease(reference, manifest.digest, changed=True)
+
+
+def has_content(there: Manifest | None, artifact: FluxArtifact) -> TypeGuard[Manifest]:
+    """Tell whether a tag has these documents already, whatever is said about them."""
+    return there is not None and there.layers[0].digest == artifact.manifest.layers[0].digest
 
 
 async def current_flux(registry: Registry, reference: Reference) -> Manifest | None:

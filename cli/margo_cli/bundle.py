@@ -57,8 +57,8 @@ def bundle(
             judge_for = trusting.judge if trusting.given else None
             closure = Closure(registry, platforms, judge_for, roots, lambda digest: is_in(bases, digest))
             for reference in references:
-                before, node = len(closure.states), await closure.take(reference)
-                if trusting.given and len(closure.states) == before:  # no state: then it is signed itself
+                node = await closure.take(reference)
+                if trusting.given and node.kind != "state":  # states are judged as they are taken
                     judge = trusting.component_judge(reference)
                     await judge.signers(registry, reference.at(node.descriptor.digest), node.descriptor)
             plan = plan_bundle(closure, bases)

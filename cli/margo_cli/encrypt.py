@@ -1,6 +1,5 @@
 """`margo-oci encrypt`: a file for the devices that may read it, and for nobody else."""
 
-import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from margo_cli.folder import FILES
+from margo_cli.folder import FILES, replace_file
 from margo_cli.session import Session, load_signer, long_output_option, read_file, say
 from margo_oci.errors import FormatError
 from margo_oci.files import SUFFIX
@@ -118,11 +117,7 @@ def _write(target: Path, data: bytes) -> None:
         parse_envelope(
             read_file(target, limit_bytes=ENVELOPE_LIMIT_BYTES), what=f"{target} is there, and is not replaced"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        beside.write_bytes(data)
-        beside.replace(target)
+        replace_file(target, data)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise FormatError(f"{target}: {error.strerror}") from None

@@ -27,7 +27,6 @@ from margo_oci.desired_state import (
     DEPLOYMENT,
     NO_ORIGIN,
     Layer,
-    Lock,
     Origin,
     build_file_layer,
     build_layer,
@@ -36,7 +35,7 @@ from margo_oci.desired_state import (
 )
 from margo_oci.errors import FormatError, said
 from margo_oci.files import is_secret
-from margo_oci.flux import FluxPublisher, FluxRelease, build_flux, current_flux
+from margo_oci.flux import FluxPublisher, FluxRelease, build_flux, current_flux, has_content
 from margo_oci.keys import PublicKey, Signer
 from margo_oci.lock import Locker
 from margo_oci.manifest import TITLE
@@ -195,7 +194,7 @@ async def _locked(registry: Registry, documents: Sequence[Document], origin: Ori
 async def _carried(session: Session, registry: Registry, layout: str, checks: Checks) -> Content:
     """Take a state out of a layout with its locks, and check what they name where devices will ask for it."""
     found = await carried(session, layout, checks.trusting)
-    locked: dict[str, tuple[Any, Lock]] = {what: (one.deployment, lock) for what, (one, lock) in found.locked.items()}
+    locked = {what: (one.deployment, lock) for what, (one, lock) in found.locked.items()}
     missing = await say_missing(registry, pinned(locked), layout)
     await checks.check(registry, locked)
     return _content(found.layers, [one for one, _ in found.locked.values()], found.origin, missing)
@@ -242,8 +241,7 @@ async def _fluxed(
     artifact = build_flux(wanted.flux, content.files, content.origin, rev=rev, created=wanted.created)
     if wanted.signer is None:
         there = await current_flux(registry, wanted.flux)
-        same = there is not None and there.layers[0].digest == artifact.manifest.layers[0].digest
-        return FluxRelease(wanted.flux, artifact.manifest.digest, not same)
+        return FluxRelease(wanted.flux, artifact.manifest.digest, changed=not has_content(there, artifact))
     uploader = session.uploader(wanted.flux)
     publisher = FluxPublisher(registry, uploader, wanted.signer, lambda: datetime.now(UTC), wanted.forms)
     return await publisher.publish(wanted.flux, artifact)

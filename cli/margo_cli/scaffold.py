@@ -67,9 +67,9 @@ def init(
     """
     component = _slug(name)
     app_id = app_id or component
-    _check(app_id, component, repository, app_version)
+    source = repository.removeprefix("oci://").rstrip("/")
+    _check(app_id, component, source, app_version)
     beside = read_compose(compose_file) if compose_file else {COMPOSE_FILE: _SAMPLE.format(image=image).encode()}
-    source = f"{repository.removeprefix('oci://').rstrip('/')}"
     raw = _description(
         name, vendor, app_id, app_version, component, f"oci://{source}/components/{component}", variables_in(beside)
     )
@@ -100,14 +100,14 @@ def init(
     )
 
 
-def _check(app_id: str, component: str, repository: str, version: str) -> None:
+def _check(app_id: str, component: str, source: str, version: str) -> None:
     if not COMPONENT_NAME.fullmatch(component):
         raise FormatError("--name: at least one letter or digit (a-z, 0-9) is expected in it, at most 63")
     if not APPLICATION_ID.fullmatch(app_id):
         raise FormatError(f"--id {app_id!r:.80}: 1 to 200 of a-z, 0-9 and - are expected")
     if not REVISION.fullmatch(version):
         raise FormatError(f"--version {version!r:.80}: SemVer 2.0 without v, with _ for +, is expected, as in 1.4.0")
-    parse_reference(f"{repository.removeprefix('oci://').rstrip('/')}/components/{component}")
+    parse_reference(f"{source}/components/{component}")
 
 
 def _slug(name: str) -> str:
@@ -181,7 +181,7 @@ def _description(
 
 
 def variables_in(files: Mapping[str, bytes]) -> Mapping[str, Variable]:
-    """Return the variables of compose.yaml and of what it includes or extends, as they are written first.
+    """Return the variables of compose.yaml and of what it includes or extends.
 
     Those that steer Compose itself are left out. A default that is written in two ways, or holds another variable, is
     left to Compose.
@@ -197,7 +197,8 @@ def variables_in(files: Mapping[str, bytes]) -> Mapping[str, Variable]:
 def _together(uses: Sequence[Variable]) -> Variable:
     defaults = {one.default for one in uses if one.default is not None}
     only = defaults.pop() if len(defaults) == 1 else ""
-    return Variable(uses[0].name, None if "$" in only else only or None, any(one.required for one in uses))
+    default = only if only and "$" not in only else None
+    return Variable(uses[0].name, default, any(one.required for one in uses))
 
 
 def _texts(node: Node) -> Iterator[str]:
