@@ -4,6 +4,7 @@ import asyncio
 import functools
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,19 @@ from margo_oci.store import Store, extract
 LOOKUPS_AT_ONCE = 16
 _UNSET = f"no parameter sets it, and it has no default in {COMPOSE_FILE}: it will be empty"
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Template:
+    """What a component's Compose file says by itself, whatever parameters a deployment has.
+
+    `varies`: which images it uses changes with them; `needed`: the variables that have no default.
+    """
+
+    images: Sequence[str]
+    uses_files: bool
+    varies: bool
+    needed: frozenset[str]
 
 
 class Locker:
@@ -74,7 +88,6 @@ class Locker:
         Its Compose files use none but its `files`.
         """
         components: dict[str, str] = {}
-        uses: list[bool] = []
         images: set[str] = set()
         for component in deployment.components:
             at = f"{what}: component {component.name}"
@@ -85,15 +98,11 @@ class Locker:
                 )
             try:
                 digest = await self._once(component.source, functools.partial(self._component, component))
-                if deployment.profile == "compose" and await self._mentions_files(component, digest):
-                    uses.append(True)
-                    images |= set(await self._images_with(deployment, component, digest, files))
-                else:
-                    images |= set(await self._images(deployment, component, digest, at=f"{what}: {deployment.name}"))
+                images |= set(await self._images(deployment, component, digest, files, what))
             except (FormatError, RegistryError) as error:
                 raise _again(error, f"{at}: {error}") from error
             components[component.source] = digest
-        if files and not uses:
+        if files and not await self._uses_files(deployment, components):
             self.warnings.append(f"{what}: none of its Compose files uses its files: they are in {SHOWN}")
         names = sorted(images)
         try:
@@ -130,13 +139,41 @@ class Locker:
         received = self.manifests.get(reference.digest)
         return await fetch_archive(self.registry, reference, self.store, form=form, received=received)
 
-    async def _template_of(self, component: Component, digest: str) -> Mapping[str, Any]:
+    async def _template_of(self, component: Component, digest: str) -> _Template:
         archive = component_reference(component).at(digest)
         await self._once(f"archive {digest}", functools.partial(self._unpacked, archive))
         return await self._once(f"template {digest}", lambda: self._template(digest))
 
-    async def _mentions_files(self, component: Component, digest: str) -> bool:
-        return mentions(await self._template_of(component, digest))
+    async def _uses_files(self, deployment: Deployment, components: Mapping[str, str]) -> bool:
+        if deployment.profile != "compose":
+            return False
+        templates = [await self._template_of(one, components[one.source]) for one in deployment.components]
+        return any(one.uses_files for one in templates)
+
+    async def _images(
+        self, deployment: Deployment, component: Component, digest: str, files: Sequence[ExtraFile], what: str
+    ) -> Sequence[str]:
+        if deployment.profile == "quadlet":
+            return await self._images_of_units(component, digest)
+        if deployment.profile != "compose":
+            return ()
+        template = await self._template_of(component, digest)
+        if template.uses_files:
+            return await self._images_with(deployment, component, digest, files)
+        variables = deployment.environment(component.name)
+        varies = template.varies or any(name.startswith("COMPOSE_") for name in variables)
+        if not varies and template.needed <= variables.keys():
+            return template.images
+        at = f"{what}: {deployment.name}: component {component.name}"
+        try:
+            filled = await self._filled(digest, variables)
+        except FormatError as error:
+            if varies:
+                raise
+            self.warnings.append(f"{at}: {error}")
+            return template.images
+        self.warnings += [f"{at}: variable {name}: {_UNSET}" for name in sorted(filled.unset)]
+        return images_of(filled.model)
 
     async def _images_with(
         self, deployment: Deployment, component: Component, digest: str, files: Sequence[ExtraFile]
@@ -152,36 +189,22 @@ class Locker:
         mounted(filled.model, str(below), by_path(files), lambda use: f"/{use.path}")
         return images_of(filled.model)
 
-    async def _images(self, deployment: Deployment, component: Component, digest: str, *, at: str) -> Sequence[str]:
-        if deployment.profile == "quadlet":
-            units = component_reference(component).at(digest)
-            what = f"component {units.name}"
-            content = await self._once(f"units {digest}", functools.partial(self._archive, units, QUADLET))
-            check_top(content, component.name, what=what)
-            return images_of_units(content.entries, what=what)
-        if deployment.profile != "compose":
-            return ()
-        variables = deployment.environment(component.name)
-        template = await self._template_of(component, digest)
-        depends = _depends_on_variables(template, variables) or (self._folder(digest) / ".env").exists()
-        if not depends and without_default(template) <= set(variables):
-            return images_of_template(template)
-        at = f"{at}: component {component.name}"
-        try:
-            filled = await self._filled(digest, variables)
-        except FormatError as error:
-            if depends:
-                raise
-            self.warnings.append(f"{at}: {error}")
-            return images_of_template(template)
-        self.warnings += [f"{at}: variable {name}: {_UNSET}" for name in sorted(filled.unset)]
-        return images_of(filled.model)
+    async def _images_of_units(self, component: Component, digest: str) -> Sequence[str]:
+        units = component_reference(component).at(digest)
+        what = f"component {units.name}"
+        content = await self._once(f"units {digest}", functools.partial(self._archive, units, QUADLET))
+        check_top(content, component.name, what=what)
+        return images_of_units(content.entries, what=what)
 
     async def _filled(self, digest: str, variables: Mapping[str, str]) -> Filled:
         return await asyncio.to_thread(self.compose().filled, self._folder(digest), project="lock", variables=variables)
 
-    async def _template(self, digest: str) -> Mapping[str, Any]:
-        return await asyncio.to_thread(self.compose().template, self._folder(digest))
+    async def _template(self, digest: str) -> _Template:
+        folder = self._folder(digest)
+        template = await asyncio.to_thread(self.compose().template, folder)
+        images = images_of_template(template)
+        varies = any("$" in image for image in images) or (folder / ".env").exists()
+        return _Template(images, mentions(template), varies, frozenset(without_default(template)))
 
     async def _image(self, image: str) -> str:
         reference = parse_image(image)
@@ -194,10 +217,3 @@ class Locker:
 def _again(error: FormatError | RegistryError, message: str) -> MargoError:
     """Return an error of the same kind with another message."""
     return FormatError(*message.splitlines()) if isinstance(error, FormatError) else type(error)(message)
-
-
-def _depends_on_variables(template: Mapping[str, Any], variables: Mapping[str, str]) -> bool:
-    """Tell whether which images are used may change with the deployment's parameters (or the archive's `.env`)."""
-    return any("$" in image for image in images_of_template(template)) or any(
-        name.startswith("COMPOSE_") for name in variables
-    )

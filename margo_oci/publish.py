@@ -36,7 +36,7 @@ class Release:
     """What was published, or would be."""
 
     reference: Reference
-    state: DesiredState
+    state: DesiredState = field(repr=False)  # as text it would be as long as a thousand layers
     uploaded: frozenset[str] = field(default_factory=frozenset)
     changed: bool = True
     begun: bool = False  # an earlier push of it was cut off: its claim is there

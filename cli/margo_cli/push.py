@@ -66,9 +66,10 @@ class Wanted:
 class Content:
     """What is published: layers, the names of their deployments, and where it all came from."""
 
-    layers: Sequence[Layer]
-    names: Mapping[str, str]
-    files: Mapping[str, bytes]
+    # Not in its text: asyncio writes that down whenever something ends, and here it would be megabytes.
+    layers: Sequence[Layer] = field(repr=False)
+    names: Mapping[str, str] = field(repr=False)
+    files: Mapping[str, bytes] = field(repr=False)
     origin: Origin = NO_ORIGIN
     missing: Sequence[str] = field(default_factory=tuple)
 
