@@ -105,9 +105,9 @@ class Publisher:
             return release
         known = {layer.digest for layer in current.manifest.layers} if current else set()
         missing = [layer for layer in layers if layer.descriptor.digest not in known]
+        # Another tag there may have the very manifest, and signatures of others with it.
+        is_new = not release.begun and await _digest_at(self.registry, release.pinned) is None
         uploaded = await self._push_blobs(reference, missing, progress)
-        # What has a layer that the registry had not is new to it; else another tag there may have the very manifest.
-        is_new = bool(uploaded) or not (release.begun or await _is_there(self.registry, release.pinned))
         await self._release(reference, release.state, current, new=is_new)
         return Release(reference=reference, state=release.state, uploaded=uploaded)
 
@@ -202,9 +202,9 @@ class Publisher:
             await asyncio.to_thread(self.uploader.send, reference, EMPTY_CONFIG, EMPTY_JSON)
         await asyncio.to_thread(self.uploader.manifest, mine, manifest.data)
         await self._attacher.sign(reference, manifest.descriptor, self.signer, new=new)
-        found = await current_state(self.registry, reference)
-        if _digest(found) != _digest(current):
-            raise ConflictError(f"{reference}: somebody else published {_digest(found)} meanwhile: {_ADVICE}")
+        found = await _digest_at(self.registry, reference)
+        if found != (current.manifest.digest if current else None):
+            raise ConflictError(f"{reference}: somebody else published {found or 'nothing'} meanwhile: {_ADVICE}")
         await asyncio.to_thread(self.uploader.manifest, reference, manifest.data)
         claimed = await self.registry.digest(mine)
         if claimed != manifest.digest:
@@ -278,21 +278,19 @@ async def _unclaimed(registry: Registry, reference: Reference, counter: int, *, 
     (a push that was cut off).
     """
     for _ in range(CLAIMS_LIMIT):
-        try:
-            if await registry.digest(claim(reference, counter)) == mine:
-                return counter, True
-        except NotFound:
-            return counter, False
+        found = await _digest_at(registry, claim(reference, counter))
+        if found in (None, mine):
+            return counter, found is not None
         counter, mine = counter + 1, ""
     raise ConflictError(f"{reference}: {CLAIMS_LIMIT} counters in a row are claimed: {_ADVICE}")
 
 
-async def _is_there(registry: Registry, reference: Reference) -> bool:
+async def _digest_at(registry: Registry, reference: Reference) -> str | None:
+    """Return the digest of what is there now; None if nothing is."""
     try:
-        await registry.digest(reference)
+        return await registry.digest(reference)
     except NotFound:
-        return False
-    return True
+        return None
 
 
 async def current_state(registry: Registry, reference: Reference) -> DesiredState | None:
@@ -329,7 +327,11 @@ async def history(
                 return None
             signatures = await referrers(registry, reference, state.manifest.digest)
             signed_at = min((one.annotations.get(CREATED, "") for one in signatures), default="")
-            return Published(state=state, signed_at=signed_at, current=_digest(current) == state.manifest.digest)
+            return Published(
+                state=state,
+                signed_at=signed_at,
+                current=current is not None and current.manifest.digest == state.manifest.digest,
+            )
 
     return [one for one in await asyncio.gather(*map(one, counters[:limit])) if one]
 
@@ -356,7 +358,3 @@ def is_claim(tag: str, tags: Collection[str]) -> bool:
 def _is_claim(tag: str, prefix: str) -> bool:
     rest = tag.removeprefix(prefix)
     return tag.startswith(prefix) and rest.isascii() and rest.isdigit() and len(rest) <= 20
-
-
-def _digest(state: DesiredState | None) -> str:
-    return state.manifest.digest if state else "nothing"

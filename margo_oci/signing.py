@@ -65,21 +65,22 @@ class Attacher:
     ) -> Sequence[Format]:
         """Attach those signatures by `signer` over `subject` that are not there; return which were made.
 
-        Nobody looks for signatures of what is `new` to its repository, with the empty config there; lists that others
-        may have written to are read all the same. Raises FormatError for a key that a format does not take,
-        RegistryError.
+        Nobody looks for signatures of what was `new` to its repository a moment ago, with the empty config there.
+        Raises FormatError for a key that a format does not take, RegistryError.
         """
         made: list[Format] = []
         self.check(signer)
         if signer.public.algorithm == "ES256" and (new or not await self._signed(reference, subject, signer)):
             bundle = cosign.sign(subject.digest, signer, name=reference.name)
             carrier = cosign.signature_manifest(bundle, subject, created=timestamp(self.now()))
-            await self.carry(reference, carrier, bundle, has_config=new)
+            await self.carry(reference, carrier, bundle, new=new)
             if self.kept:
                 self.kept.keep(subject.digest, bundle)
             made.append("bundle")
-        if self.forms.simple and signer.public.algorithm == "ES256" and await self._simple(reference, subject, signer):
-            made.append("simple-signing")
+        if self.forms.simple and signer.public.algorithm == "ES256":
+            existing = None if new else await simple_image(self.registry, reference, subject.digest)
+            if await self._simple(reference, subject, signer, existing):
+                made.append("simple-signing")
         if self.forms.chain and await self._notary(reference, subject, signer):
             made.append("notary")
         return made
@@ -116,19 +117,20 @@ class Attacher:
             return ["keyless"]
         return []
 
-    async def carry(self, reference: Reference, carrier: Manifest, data: bytes, *, has_config: bool = False) -> None:
+    async def carry(self, reference: Reference, carrier: Manifest, data: bytes, *, new: bool = False) -> None:
         """Push a manifest that refers to another one, with its one layer; where needed, list it under the tag.
 
-        Of a repository that `has_config` it is known that the empty config is there.
+        If that other one is `new`, nothing is listed yet, and the empty config is there.
         """
         assert carrier.subject is not None  # noqa: S101  (else it would refer to nothing)
-        if not has_config:
+        if not new:
             await asyncio.to_thread(self.uploader.blob, reference, EMPTY_CONFIG, EMPTY_JSON)
         await asyncio.to_thread(self.uploader.send, reference, carrier.layers[0], data)
         if not await asyncio.to_thread(self.uploader.manifest, reference.at(carrier.digest), carrier.data):
-            await self._list(reference, carrier.subject.digest, carrier)
+            subject = reference.at(carrier.subject.digest)
+            await self._list(subject, carrier, () if new else await tagged_referrers(self.registry, subject))
 
-    async def _list(self, reference: Reference, subject: str, carrier: Manifest) -> None:
+    async def _list(self, subject: Reference, carrier: Manifest, others: Sequence[Descriptor]) -> None:
         entry = Descriptor(
             media_type=carrier.descriptor.media_type,
             digest=carrier.digest,
@@ -136,15 +138,14 @@ class Attacher:
             annotations=carrier.annotations,
             artifact_type=carrier.artifact_type,
         )
-        others = await tagged_referrers(self.registry, reference.at(subject))
         listed = [*(one for one in others if one.digest != entry.digest), entry]
         if len(listed) > REFERRER_COUNT_LIMIT:
             raise FormatError(
-                f"{reference.name}: {len(others)} things refer to {subject}, and no more than that are read: "
+                f"{subject.name}: {len(others)} things refer to {subject.digest}, and no more than that are read: "
                 "delete what is not needed any more"
             )
         index = build_index(listed)
-        tag = reference.at(subject.replace(":", "-"))
+        tag = subject.at(subject.digest.replace(":", "-"))
         await asyncio.to_thread(self.uploader.manifest, tag, index, IMAGE_INDEX)
 
     async def released_by(self, reference: Reference, subject: Descriptor, signer: Signer) -> bool:
@@ -169,8 +170,9 @@ class Attacher:
         except TrustError:
             return ()
 
-    async def _simple(self, reference: Reference, subject: Descriptor, signer: Signer) -> bool:
-        existing = await simple_image(self.registry, reference, subject.digest)
+    async def _simple(
+        self, reference: Reference, subject: Descriptor, signer: Signer, existing: Manifest | None
+    ) -> bool:
         if existing:
             found = await simple_signatures(self.registry, reference, subject.digest, existing)
             if self._by(signer, subject, found):
