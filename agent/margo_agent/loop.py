@@ -30,6 +30,7 @@ DOUBLINGS = 6
 LOOK_LIMIT_S = 120.0
 CLEAN_FIRST_S = 600.0  # after the start, which has enough to do
 CLEAN_EVERY_S = 24 * 3600.0
+EARLY_LIMIT = 100
 GATE_EVERY_S = 10.0  # a window may be shorter than the pauses are while the registry is away
 
 Result = Mapping[str, Any]  # a report's JSON form
@@ -85,6 +86,7 @@ class Loop:
     last: Result = field(default_factory=dict)  # what was told last
     asked: list["asyncio.Future[Result]"] = field(default_factory=list)  # who waits for the next look
     offered: list[Path] = field(default_factory=list)  # bundles
+    early: list[Path] = field(default_factory=list)  # bundles that came to nothing: they may need another one first
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     waking: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -177,8 +179,15 @@ class Loop:
 
     async def _take_offered(self) -> None:
         while self.offered and not self.stopping.is_set():
+            bundle = self.offered.pop(0)
             async with self._at_work():
-                self._tell(await self.take(self.offered.pop(0)))
+                result = await self.take(bundle)
+            self._tell(result)
+            if result["outcome"] in ("unreachable", "failed"):
+                self.early = [*(one for one in self.early if one != bundle), bundle][-EARLY_LIMIT:]
+            elif result["outcome"] == "applied":
+                again, self.early = self.early, []
+                self.offered += [one for one in again if await asyncio.to_thread(one.exists)]
 
     async def look(self) -> float:
         """Look once, and return how long to wait then, in seconds."""

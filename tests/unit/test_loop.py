@@ -108,6 +108,7 @@ class Looking:
         self.told: list[Result] = []
         self.passes = 0
         self.taken: list[str] = []
+        self.becomes: dict[str, list[str]] = {}  # of a bundle, each time it is taken
         self.config = self.plant.device._config()
         self.loop = Loop(
             config=self.config,
@@ -132,7 +133,8 @@ class Looking:
     async def _take(self, bundle: Path) -> Result:
         self.taken.append(bundle.name)
         self.loop.stopping.set() if bundle.name == "last.tar" else None
-        return {"outcome": "unchanged", "message": bundle.name}
+        outcomes = self.becomes.get(bundle.name)
+        return {"outcome": outcomes.pop(0) if outcomes else "unchanged", "message": bundle.name}
 
     async def _restore(self) -> Result:
         return self.plant.device.restore().to_dict()
@@ -167,6 +169,18 @@ def test_bundles_that_appear_are_taken_one_after_the_other_before_the_registry_i
     asyncio.run(looking.loop._look_on())
     assert looking.taken == ["first.tar", "last.tar"]
     assert [one.get("message") for one in looking.told[:2]] == ["first.tar", "last.tar"]
+
+
+def test_13_10_a_bundle_that_came_before_the_one_it_needs_is_taken_again_once_that_one_came(
+    looking: Looking, tmp_path: Path
+) -> None:
+    for name in ("next.tar", "first.tar"):
+        (tmp_path / name).touch()
+    looking.becomes = {"next.tar": ["unreachable", "applied"], "gone.tar": ["unreachable"], "first.tar": ["applied"]}
+    looking.loop.offer([tmp_path / name for name in ("next.tar", "gone.tar", "first.tar")])
+    asyncio.run(looking.loop._take_offered())
+    assert looking.taken == ["next.tar", "gone.tar", "first.tar", "next.tar"]
+    assert looking.loop.early == []
 
 
 def test_with_heads_a_pass_looks_for_newer_roots_daily_although_nothing_else_is_new(tmp_path: Path) -> None:
