@@ -6,6 +6,7 @@ ratios: these hold when the machine's speed drifts. Nothing here passes or fails
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -204,25 +205,33 @@ class Bench:
 
         self.compare(f"push of {COUNT} deployments", link, {"margo-oci": ours, "oras": oras})
 
-    def one_of_many(self) -> str:
-        """Push MANY deployments of which one changed; oras has to push all. Say how many requests ours took."""
-        folder, host, asked = self.place / "many", self.registry.host, {}
-        write_states(folder, host, MANY)
-        first = folder / "d000.yaml"
-        text = first.read_text()
+    def one_changed(self, host: str, link: str, count: int) -> None:
+        """Push `count` deployments of which one changed; oras has to push all."""
+        folder = self.place / f"many-{_slug(link)}"
+        write_states(folder, host, count)
+        self.push_changed(folder, host, "first")
 
-        def ours(number: int, more: Sequence[str] = ()) -> None:
-            first.write_text(text.replace("value: one", f"value: v{number}"))
-            self.oci("push", "many", f"{host}/fleet/many", "--key", "fleet.key", "--scope", "edge-17", *more)
+        def ours(number: int) -> None:
+            self.push_changed(folder, host, f"v{number}")
 
         def oras(number: int) -> None:
-            self.run(sys.executable, "-c", ORAS_PUSH, host, f"bench/oras-many-{number}:latest", str(folder), self.ca)
+            name = f"bench/oras-{folder.name}-{number}:latest"
+            self.run(sys.executable, "-c", ORAS_PUSH, host, name, str(folder), self.ca)
 
-        ours(-1)
-        self.compare(f"push, 1 of {MANY} changed", "direct", {"margo-oci": ours, "oras": oras})
-        for number, more in enumerate(((), ("--no-sig-tag",)), RUNS):
+        self.compare(f"push, 1 of {count} changed", link, {"margo-oci": ours, "oras": oras})
+
+    def push_changed(self, folder: Path, host: str, value: str, *more: str) -> None:
+        """Change one parameter of one deployment in `folder`, and push them all."""
+        first = folder / "d000.yaml"
+        first.write_text(re.sub("value: .*", f"value: {value}", first.read_text()))
+        self.oci("push", str(folder), f"{host}/fleet/many", "--key", "fleet.key", "--scope", "edge-17", *more)
+
+    def requests_of_a_push(self) -> str:
+        """Say how many requests such a push takes."""
+        asked = {}
+        for more in ((), ("--no-sig-tag",)):
             self.registry.forget()
-            ours(number, more)
+            self.push_changed(self.place / "many-direct", self.registry.host, f"counted{len(more)}", *more)
             asked[" ".join(more) or "with all signatures"] = len(self.registry.requests())
         counted = ", ".join(f"{count} ({how})" for how, count in asked.items())
         words = "one for the component and one for its image among them"
@@ -525,8 +534,10 @@ def main() -> None:
             bench.pulls(host, link)
             bench.pushes(host, link)
             bench.unchanged(host, link)
-        requests = bench.one_of_many()
-        memory = f"{requests}\n\n{memories(bench)}\n\n{larges(bench, slow.target)}\n\n{interrupted(bench)}"
+            bench.one_changed(host, link, MANY if link == "direct" else COUNT)
+        memory = (
+            f"{bench.requests_of_a_push()}\n\n{memories(bench)}\n\n{larges(bench, slow.target)}\n\n{interrupted(bench)}"
+        )
     print(f"\n{table(bench.rows)}\n\n{memory}")
     plot(bench.rows, DOCUMENTS / "benchmarks.svg")
     (DOCUMENTS / "benchmarks.md").write_text(PAGE.format(table=table(bench.rows), memory=memory, runs=RUNS))
