@@ -11,6 +11,7 @@ from margo_oci.desired_state import DesiredState
 from margo_oci.errors import FormatError
 from margo_oci.images import LAYER_LIMIT_BYTES
 from margo_oci.layout import NAME, Layout, frame, open_layout, tar_of
+from margo_oci.manifest import DOCKER_LIST, IMAGE_INDEX
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
 from margo_oci.store import Store, remove_folder
@@ -18,15 +19,22 @@ from margo_oci.transfer import pull_blob, side_by_side
 
 FETCHES_AT_ONCE = 6
 _BEGUN = {"blobs", "ingest"}  # what is written before the index is
+KIND = "kind"
+_COSIGN = "dev.cosignproject.cosign/"
+_BESIDE = {"sig": "sigs", "att": "atts"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What goes into a bundle: manifests, and the blobs that none of the `bases` has, each with where it is."""
+    """What goes into a bundle: manifests, and the blobs that none of the `bases` has, each with where it is.
+
+    `first` is the digest of what was asked for first.
+    """
 
     nodes: Sequence[Node]
     blobs: Sequence[tuple[Reference, Descriptor]]
     states: Sequence[DesiredState] = ()
+    first: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -36,7 +44,14 @@ class Plan:
     @property
     def entries(self) -> Sequence[Descriptor]:
         """What the layout's index lists."""
-        return [entry for node in self.nodes for entry in node.entries()]
+        return [_of_kind(entry, self._kind(node)) for node in self.nodes for entry in node.entries()]
+
+    def _kind(self, node: Node) -> str:
+        """Return what a manifest is to `cosign verify --local-image`, which verifies one of a layout: the first."""
+        if node.descriptor.digest == self.first:
+            return "imageIndex" if node.descriptor.media_type in (IMAGE_INDEX, DOCKER_LIST) else "image"
+        beside = {f"{self.first.replace(':', '-')}.{suffix}": kind for suffix, kind in _BESIDE.items()}
+        return next((beside[tag] for name in node.names if (tag := name.rpartition(":")[2]) in beside), "")
 
 
 def plan_bundle(closure: Closure, bases: Sequence[Layout] = ()) -> Plan:
@@ -53,6 +68,7 @@ def plan_bundle(closure: Closure, bases: Sequence[Layout] = ()) -> Plan:
         nodes=sorted(nodes, key=lambda node: node.descriptor.digest),
         blobs=[blobs[digest] for digest in sorted(blobs.keys() - digests)],
         states=closure.states,
+        first=next(iter(closure.nodes), ""),
     )
 
 
@@ -123,16 +139,23 @@ def open_existing(output: Path) -> Layout | None:
 
 
 def joined(before: Sequence[Descriptor], new: Sequence[Descriptor]) -> Sequence[Descriptor]:
-    """Return the entries of a layout that gets new ones: a name leads to the new one, what it led to loses it."""
+    """Return the entries of a layout that gets new ones: a name leads to the new one, what it led to loses it.
+
+    cosign verifies what was asked for last.
+    """
     taken = {(one.digest, one.annotations.get(NAME)) for one in new}
     names = {name for _, name in taken}
-    kept = [_unnamed(one) if one.annotations.get(NAME) in names else one for one in before
+    kept = [_without(one, KIND, *([NAME] if one.annotations.get(NAME) in names else [])) for one in before
             if (one.digest, one.annotations.get(NAME)) not in taken]  # fmt: skip
     return [*kept, *new]
 
 
-def _unnamed(entry: Descriptor) -> Descriptor:
-    return replace(entry, annotations={key: value for key, value in entry.annotations.items() if key != NAME})
+def _of_kind(entry: Descriptor, kind: str) -> Descriptor:
+    return replace(entry, annotations={**entry.annotations, KIND: _COSIGN + kind}) if kind else entry
+
+
+def _without(entry: Descriptor, *keys: str) -> Descriptor:
+    return replace(entry, annotations={key: value for key, value in entry.annotations.items() if key not in keys})
 
 
 def _write_tar(plan: Plan, store: Store, output: Path) -> None:

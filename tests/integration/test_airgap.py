@@ -4,12 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from base64 import b64decode
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from oras.provider import Registry as OrasRegistry
 
 from margo_oci.layout import NAME, open_layout
@@ -313,6 +317,48 @@ def test_13_9_an_artifact_is_copied_into_a_layout(site: Site) -> None:
     refused = site.oci("copy", site.state, "notes.tar", *site.flags, expect=2)
     assert "it is there already" in refused.err
     assert (site.folder / "notes.tar").read_text() == "somebody's own"
+
+
+def test_13_11_cosign_finds_in_a_layout_what_it_verifies(site: Site) -> None:
+    release(site)
+    place = bundle(site, "site")
+    listed = json.loads((place / "index.json").read_text())["manifests"]
+    kinds = {one["annotations"]["kind"]: one["digest"] for one in listed if "kind" in one["annotations"]}
+    target = kinds["dev.cosignproject.cosign/image"]
+    pem = (site.folder / "fleet.pub").read_bytes()
+
+    def blob(digest: str) -> bytes:
+        return (place / "blobs" / digest.replace(":", "/")).read_bytes()
+
+    (bundled,) = bundles_over(target, place)
+    envelope = json.loads(blob(bundled))["dsseEnvelope"]
+    payload = b64decode(envelope["payload"])
+    length = f"DSSEv1 {len(envelope['payloadType'])} {envelope['payloadType']} {len(payload)} ".encode()
+    assert is_signed(pem, envelope["signatures"][0]["sig"], length + payload)
+    assert json.loads(payload)["subject"][0]["digest"]["sha256"] == target.removeprefix("sha256:")
+    (simple,) = json.loads(blob(kinds["dev.cosignproject.cosign/sigs"]))["layers"]
+    assert is_signed(pem, simple["annotations"]["dev.cosignproject.cosign/signature"], blob(simple["digest"]))
+
+
+def bundles_over(target: str, layout: Path) -> Sequence[str]:
+    """Return the Sigstore bundles that refer to `target`, found as cosign does: all blobs are looked through."""
+    found = []
+    for file in (layout / "blobs" / "sha256").iterdir():
+        try:
+            manifest = json.loads(file.read_bytes())
+        except ValueError:
+            continue
+        if isinstance(manifest, dict) and manifest.get("subject", {}).get("digest") == target:
+            found += [one["digest"] for one in manifest["layers"] if "sigstore.bundle" in one["mediaType"]]
+    return found
+
+
+def is_signed(public_pem: bytes, signature: str, message: bytes) -> bool:
+    """Tell whether a P-256 signature in base64 holds."""
+    public = load_pem_public_key(public_pem)
+    assert isinstance(public, EllipticCurvePublicKey)
+    public.verify(b64decode(signature), message, ECDSA(SHA256()))
+    return True
 
 
 def test_skopeo_reads_what_was_bundled(site: Site) -> None:

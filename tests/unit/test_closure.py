@@ -170,6 +170,25 @@ def test_13_9_a_layout_that_is_added_to_keeps_its_entries_and_a_name_leads_to_th
     assert joined([entry(b"nameless", "")], [new]) == [entry(b"nameless", ""), new]
 
 
+def test_13_11_what_was_asked_for_first_is_what_cosign_verifies_of_a_layout(sim: SimulatedRegistry) -> None:
+    digest = publish(sim)
+    other = parse_reference("registry.example/fleet/edge-18:latest")
+    publish(sim, scope="edge-18")
+    found = {one.digest: one.annotations["kind"] for one in plan_bundle(closed(sim, STATE, other)).entries
+             if "kind" in one.annotations}  # fmt: skip
+    simple = sim.repositories[STATE.repository].tags[digest.replace(":", "-") + ".sig"]
+    assert found == {digest: "dev.cosignproject.cosign/image", simple: "dev.cosignproject.cosign/sigs"}
+    (index,) = [one for one in plan_bundle(closed(sim, parse_reference(IMAGE))).entries if "kind" in one.annotations]
+    assert index.annotations["kind"] == "dev.cosignproject.cosign/imageIndex"
+
+
+def test_13_11_of_a_layout_that_is_added_to_cosign_verifies_what_came_last() -> None:
+    old, new = (
+        Descriptor.of(one, IMAGE_MANIFEST, {NAME: f"host/{one.decode()}:1", "kind": "k"}) for one in (b"a", b"b")
+    )
+    assert joined([old], [new]) == [replace(old, annotations={NAME: "host/a:1"}), new]
+
+
 def test_13_4_a_wrong_byte_from_the_registry_gets_into_no_bundle(sim: SimulatedRegistry, tmp_path: Path) -> None:
     publish(sim)
     sim.blobs[digest_of(b"an archive")] = b"an 4rchive"
