@@ -22,15 +22,15 @@ from margo_oci.trustconfig import Sources, load_trust_config
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_ASKED = {"components": ("component",), "images": ("image",), "all": ("component", "image")}
+_KINDS = {"components": "component", "images": "image"}
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What is asked of components and images; `trusting` is whom to believe."""
+    """What is asked of components and images; `trusting` is whom to believe, `signed` of which kinds it is asked."""
 
     trusting: Trusting
-    signed: str = ""
+    signed: Sequence[str] = ()
     platforms: Sequence[Platform] = ()
 
     async def check(self, registry: Registry, locked: Mapping[str, tuple[Deployment, Lock]]) -> None:
@@ -39,16 +39,19 @@ class Checks:
         if self.platforms:
             await check_platforms(registry, found, self.platforms)
         if self.signed:
-            asked = [one for one in found if one.kind in _ASKED[self.signed]]
+            asked = [one for one in found if one.kind in self.signed]
             await check_signed(registry, asked, self.trusting.component_judge)
 
 
 def checking_options(command: F) -> F:
     """Add the options, and hand them over as `checks`."""
 
-    @click.option("--require-signed", "signed", type=click.Choice(list(_ASKED)), flag_value="all", is_flag=False,
-                  default=None, help="Refuse components and images (or only these) without a signature that is "
-                  "trusted: --verify-key or --policy. [all, if given without a word]")  # fmt: skip
+    # Two options, because one whose value may be left out takes the next word for its value.
+    @click.option("--require-signed", is_flag=True,
+                  help="Refuse components and images without a signature that is trusted: --verify-key or --policy.",
+                  )  # fmt: skip
+    @click.option("--require-signed-only", type=click.Choice(list(_KINDS)),
+                  help="As --require-signed, of these alone.")  # fmt: skip
     @click.option("--verify-key", "verify_keys", type=click.Path(path_type=Path), multiple=True,
                   help="Public key that --require-signed accepts; several are possible.")  # fmt: skip
     @click.option("--policy", "policy_file", type=_FILE, metavar="FILE",
@@ -60,7 +63,8 @@ def checking_options(command: F) -> F:
     @functools.wraps(command)
     def called(
         *args: Any,
-        signed: str | None,
+        require_signed: bool,
+        require_signed_only: str | None,
         verify_keys: Sequence[Path],
         policy_file: Path | None,
         platforms: tuple[Platform, ...],
@@ -70,12 +74,20 @@ def checking_options(command: F) -> F:
         trusting = Trusting(Sources(keys=verify_keys), load_trust_config(policy_file) if policy_file else None)
         if policy_file and replace(trusting, config=None).given:
             raise click.UsageError("--policy names everybody who is trusted: no --verify-key does beside it.")
+        signed = _signed(require_signed, require_signed_only)
         if signed and not trusting.given:
             raise click.UsageError("Missing option '--verify-key' (or --policy): whose signature is required?")
-        checks = Checks(trusting, signed or "", [*platforms, *(_platforms(capabilities) if capabilities else ())])
+        checks = Checks(trusting, signed, [*platforms, *(_platforms(capabilities) if capabilities else ())])
         return command(*args, checks=checks, **kwargs)
 
     return called  # type: ignore[return-value]
+
+
+def _signed(required: bool, only: str | None) -> Sequence[str]:
+    """Return the kinds of what must be signed."""
+    if only:
+        return [_KINDS[only]]
+    return list(_KINDS.values()) if required else []
 
 
 def _platforms(file: Path) -> Sequence[Platform]:

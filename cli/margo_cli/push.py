@@ -98,8 +98,8 @@ class Content:
     help="Publish a state without deployments: devices remove everything.",
 )
 @checking_options
-@click.option("--flux", is_flag=False, flag_value="", default=None, metavar="[TAG|REFERENCE]",
-              help="Publish the documents for Flux and Argo CD as well, there. [TAG-flux, if alone]")  # fmt: skip
+@click.option("--flux", is_flag=True, help="Publish the documents for Flux and Argo CD as well, at TAG-flux.")
+@click.option("--flux-to", metavar="TAG|REFERENCE", help="As --flux, but there.")
 @click.option("--dry-run", is_flag=True, help="Say what would be published, and send nothing.")
 @with_session()
 def push(
@@ -114,7 +114,8 @@ def push(
     created: str | None,
     allow_empty: bool,
     checks: Checks,
-    flux: str | None,
+    flux: bool,
+    flux_to: str | None,
     dry_run: bool,
 ) -> None:
     """Publish the ApplicationDeployments in DIR (*.yaml) as one signed desired state.
@@ -150,7 +151,7 @@ def push(
             reference=reference, signer=None if dry_run else signing.required(), forms=signing.forms,
             peers=load_public_keys(peer_files), scope=scope, counter=counter, created=_created(created), checks=checks,
             change_scope=change_scope,
-            flux=None if flux is None else _flux_place(reference, flux),
+            flux=_flux_place(reference, flux_to) if flux or flux_to is not None else None,
         )  # fmt: skip
         release, content, fluxed = asyncio.run(_push(session, source, documents, origin, wanted))
     raw, lines = _release_json(release, content, dry_run), list(_release_lines(release, content, dry_run))
@@ -261,16 +262,17 @@ async def _fluxed(
     return await publisher.publish(wanted.flux, artifact)
 
 
-def _flux_place(reference: Reference, text: str) -> Reference:
+def _flux_place(reference: Reference, text: str | None) -> Reference:
     """Return where the artifact for Flux goes: a reference, or a tag beside the state. Raises FormatError."""
-    if "/" in text:
-        place = parse_reference(text)
-    elif not TAG.fullmatch(tag := text or f"{reference.tag}-flux"):
-        raise FormatError(f"--flux {tag!r:.80}: a tag, or a reference as registry.example/flux/edge-17:latest")
+    tag = f"{reference.tag}-flux" if text is None else text
+    if "/" in tag:
+        place = parse_reference(tag)
+    elif not TAG.fullmatch(tag):
+        raise FormatError(f"--flux-to {tag!r:.80}: a tag, or a reference as registry.example/flux/edge-17:latest")
     else:
         place = reference.at(tag)
     if place.digest or place == reference:
-        raise FormatError(f"--flux {place}: a tag of its own is expected")
+        raise FormatError(f"--flux-to {place}: a tag of its own is expected")
     return place
 
 

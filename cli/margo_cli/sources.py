@@ -82,7 +82,10 @@ def source_options(command: F) -> F:
             raise click.UsageError("--from-git and --from-layout are two sources: one is enough.")
         wanted = 1 if url or layout else 2
         if len(places) != wanted:
-            raise click.UsageError("Expected: DIR REFERENCE; or REFERENCE alone, with --from-git or --from-layout.")
+            raise click.UsageError(
+                "Expected: DIR REFERENCE; or REFERENCE alone, with --from-git or --from-layout. "
+                f"Got: {' '.join(places)}"
+            )
         try:
             reference = parse_reference(places[-1])
         except FormatError as error:

@@ -83,15 +83,15 @@ def test_a_commit_is_published_and_noted_and_others_read_what_is_there(site: Sit
 
 def test_what_is_not_signed_or_does_not_run_there_is_refused_before_anything_is_pushed(site: Site) -> None:
     image = f"{site.ref(site.folder.name)}/web:1"
-    refused = site.push("--require-signed", "all", "--verify-key", "fleet.pub", expect=4)
+    refused = site.push("--require-signed", "--verify-key", "fleet.pub", expect=4)
     assert "states/hello.yaml: component hello: component" in refused
     assert f"image {site.ref(site.folder.name)}/web@sha256:" in refused
     site.oci("sign", f"{site.ref('components/hello')}:1.0.0", "--key", "fleet.key", *site.flags)
-    site.push("--require-signed", "components", "--verify-key", "fleet.pub", "--dry-run")
+    site.push("--require-signed-only", "components", "--verify-key", "fleet.pub", "--dry-run")
     site.oci("sign", image, "--key", "fleet.key", *site.flags)
     assert "no image for linux/s390x: it has linux/" in site.push("--platform", "linux/s390x", expect=2)
     assert site.oci("history", site.state, *site.flags, expect=3).err
-    assert site.push("--require-signed", "all", "--verify-key", "fleet.pub", "--platform", "linux/amd64")["changed"]
+    assert site.push("--require-signed", "--verify-key", "fleet.pub", "--platform", "linux/amd64")["changed"]
 
 
 def test_4_8_what_would_move_is_told_and_newer_versions_are_written(site: Site) -> None:

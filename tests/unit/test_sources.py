@@ -13,6 +13,7 @@ from margo_cli.push import _flux_place
 from margo_cli.sources import Source, _layout
 from margo_oci.errors import FormatError
 from margo_oci.gitsource import GitSource
+from margo_oci.keys import generate
 from margo_oci.publish import is_claim
 from margo_oci.reference import parse_reference
 from tests.unit.scenes import as_yaml, document
@@ -34,7 +35,10 @@ def push(*arguments: str) -> Result:
         (("states", PLACE, "--rev", "main"), "--rev REV go together"),
         ((PLACE, "--from-git", "https://git.example/x", "--rev", "a", "--from-layout", "x.tar"), "two sources"),
         ((PLACE, "--from-layout", "x.tar"), "by whom?"),
-        (("states", PLACE, "--require-signed", "all"), "whose signature is required?"),
+        (("states", PLACE, "--require-signed"), "whose signature is required?"),
+        (("states", PLACE, "--require-signed-only", "images"), "whose signature is required?"),
+        (("--require-signed", "states", PLACE), "whose signature is required?"),
+        (("--flux", "gitops", "states", PLACE), f"Got: gitops states {PLACE}"),
         (("states", "no reference"), "it starts with a registry"),
     ],
 )
@@ -42,6 +46,17 @@ def test_a_push_has_exactly_one_source_and_says_so(arguments: tuple[str, ...], w
     done = push(*arguments)
     assert isinstance(done.exception, click.UsageError)
     assert words in done.exception.format_message()
+
+
+def test_no_word_is_taken_for_the_value_of_an_option_that_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fleet.pub").write_bytes(generate(None)[1])
+    for flag in ("--flux", "--require-signed"):
+        done = push("--verify-key", "fleet.pub", flag, "states", PLACE)
+        assert isinstance(done.exception, FormatError)
+        assert str(done.exception).startswith("states: ")
 
 
 def test_what_is_wrong_in_a_commit_is_told_by_its_name_in_the_repository(
@@ -92,13 +107,13 @@ def test_a_claim_is_no_state_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("", "registry.example/fleet/edge-17:latest-flux"),
+        (None, "registry.example/fleet/edge-17:latest-flux"),
         ("gitops", "registry.example/fleet/edge-17:gitops"),
         ("registry.example/flux/edge-17:1", "registry.example/flux/edge-17:1"),
     ],
 )
-def test_15_4_the_tag_for_flux_is_one_of_its_own(text: str, place: str) -> None:
+def test_15_4_the_tag_for_flux_is_one_of_its_own(text: str | None, place: str) -> None:
     assert str(_flux_place(parse_reference(PLACE), text)) == place
-    for bad in ("latest", PLACE, "a b", f"registry.example/flux@sha256:{'1' * 64}"):
-        with pytest.raises(FormatError, match="--flux"):
+    for bad in ("latest", PLACE, "a b", "", f"registry.example/flux@sha256:{'1' * 64}"):
+        with pytest.raises(FormatError, match="--flux-to"):
             _flux_place(parse_reference(PLACE), bad)
