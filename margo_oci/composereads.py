@@ -69,7 +69,8 @@ class _Visit:
 class Walk:
     """All Compose files that lead to each other, with what is wrong with them; `trees` are those by their path.
 
-    `named` are all files that they name, there or not.
+    `named` are all files that they name, there or not. `open` says that Compose must not make a model of them: what it
+    reads for that leads elsewhere, is not there, or cannot be told.
     """
 
     files: dict[str, bytes]
@@ -80,6 +81,7 @@ class Walk:
     named: set[str] = field(default_factory=set)
     steered: set[str] = field(default_factory=set)
     values: int = 0
+    open: bool = False
 
     def go(self) -> "Walk":
         """Look at every file once; a visit with another base is another one."""
@@ -88,23 +90,21 @@ class Walk:
             if visit in self.seen:
                 continue
             if len(self.seen) == FILES_LIMIT:
-                self.faults.append(
-                    located(visit.path, "8.7", f"more than {FILES_LIMIT} files extend or include each other")
-                )
+                self._too_much(visit, f"more than {FILES_LIMIT} files extend or include each other")
                 break
             self.seen.add(visit)
             if (tree := self._tree(visit.path)) is None:
                 continue
             if self.values > NODE_LIMIT:
-                self.faults.append(
-                    located(
-                        visit.path, "8.7", f"more than {NODE_LIMIT} values in files that extend or include each other"
-                    )
-                )
+                self._too_much(visit, f"more than {NODE_LIMIT} values in files that extend or include each other")
                 break
             for use in (*_uses(tree), *self._includes(tree, visit)):
                 self._follow(use, visit)
         return self
+
+    def _too_much(self, visit: _Visit, words: str) -> None:
+        self.open = True
+        self.faults.append(located(visit.path, "8.7", words))
 
     def place_of(self, dotted: str) -> tuple[str, Node]:
         """Return the file and the node of `services.web.image`, or what is nearest to it."""
@@ -120,6 +120,7 @@ class Walk:
             try:
                 tree = parse_tree(self.files[path], what=path)
             except FormatError as error:
+                self.open = True
                 self.faults += unreadable(error, path, "7.6")
                 return None
             self.trees[path] = tree
@@ -134,12 +135,14 @@ class Walk:
             if words:
                 self._fault(visit, use.node, use.at, f"{use.path!r:.200} {words}")
             return
-        named = posixpath.normpath(posixpath.join(visit.base, use.path))
-        words = astray(use.path)
-        if not words:
-            self.named.add(named)
-        if words := words or ("" if named in self.files or use.optional else "is not in the archive"):
+        if words := astray(use.path):
             self._fault(visit, use.node, use.at, f"{use.path!r:.200} {words}")
+            return
+        named = posixpath.normpath(posixpath.join(visit.base, use.path))
+        self.named.add(named)
+        if named not in self.files and not use.optional:
+            # What a service reads, Compose reads when it applies, not for its model.
+            self._fault(visit, use.node, use.at, f"{use.path!r:.200} is not in the archive", opens=use.how != "read")
         elif use.how == "variables":
             self._variables(named)
         elif use.how != "read":
@@ -149,9 +152,12 @@ class Walk:
         """See what a file of variables steers, the first time."""
         if path not in self.steered:
             self.steered.add(path)
-            self.faults += islice(_steering(path, self.files[path]), FAULT_LIMIT)
+            found = list(islice(_steering(path, self.files[path]), FAULT_LIMIT))
+            self.open = self.open or bool(found)
+            self.faults += found
 
-    def _fault(self, visit: _Visit, node: Node, at: str, words: str) -> None:
+    def _fault(self, visit: _Visit, node: Node, at: str, words: str, *, opens: bool = True) -> None:
+        self.open = self.open or opens
         self.faults.append(located(visit.path, "8.7", words, line=node.line, column=node.column, field=at))
 
     def _includes(self, tree: Node, visit: _Visit) -> Iterator[_Use]:

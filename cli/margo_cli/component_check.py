@@ -12,7 +12,7 @@ from margo_cli.session import compose, read_file
 from margo_oci.archive import Entry, unpack
 from margo_oci.compose import Compose, faults_of_template
 from margo_oci.composefile import COMPOSE_FILE, faults_of_model
-from margo_oci.composereads import Walk, walk
+from margo_oci.composereads import Walk, steers_no_compose, walk
 from margo_oci.content import BLOB_LIMIT_BYTES
 from margo_oci.deployment import COMPONENT_NAME
 from margo_oci.errors import FormatError
@@ -21,6 +21,9 @@ from margo_oci.package import COMPOSE, FORMS, QUADLET, Form, below_top, form_of_
 from margo_oci.quadlet import warnings_of
 from margo_oci.store import extract
 
+# Faults beside which Compose is asked as well, if nothing that it reads leads elsewhere.
+_BESIDE = frozenset({"7.5", "8.5", "8.7", "8.8", "8.9", "14.7"})
+_STRANGE = re.compile(r"additional properties (.*) not allowed")  # Compose's own words
 _AT = re.compile(r"(?:services|configs|secrets|volumes|networks)\.[A-Za-z0-9._-]+")
 
 
@@ -72,7 +75,7 @@ def read_source(path: Path, *, name: str = "") -> Source:
 
 
 def check_component(source: Source, *, kind: str = "", name: str = "") -> Checked:
-    """Hold a component against every rule; Compose sees it only if nothing is wrong until then.
+    """Hold a component against every rule; Compose sees it unless what is wrong until then stands in its way.
 
     `kind` is the form if it is said, `name` what the component is called.
     """
@@ -83,9 +86,18 @@ def check_component(source: Source, *, kind: str = "", name: str = "") -> Checke
         faults += form.faults_of(source.entries)
     if form is QUADLET:
         faults += [*_called(source.entries, name), *warnings_of(source.entries)]
-    if form is QUADLET or faults:
+    if form is QUADLET or not _can_ask(source.entries, faults):
         return Checked(form, source.entries, faults)
     return _ask_compose(source.entries, faults)
+
+
+def _can_ask(entries: Sequence[Entry], faults: Sequence[Located]) -> bool:
+    """Tell whether Compose can make a model: it is there, and reads and obeys nothing but what is in the archive."""
+    if not faults:
+        return True
+    if not entries or any(one.fault.rule not in _BESIDE for one in faults):
+        return False
+    return not walk(entries).open and not steers_no_compose(entries)
 
 
 def _called(entries: Sequence[Entry], name: str) -> list[Located]:
@@ -105,13 +117,13 @@ def _ask_compose(entries: Sequence[Entry], faults: list[Located]) -> Checked:
         tool = compose()
     except FormatError as error:
         words = f"Compose's own parser did not see it: {error}"
-        return Checked(COMPOSE, entries, [*faults, located("", "8.6", words)], missing=True)
+        return Checked(COMPOSE, entries, [*faults, located("", "8.6", words)], missing=not faults)
     with tempfile.TemporaryDirectory(prefix="margo-oci-") as scratch:
         folder = Path(scratch).resolve() / "component"
         archive = below_top(entries)
         extract(archive.entries, folder)
         found, template = _asked(tool, folder, walk(entries))
-    return Checked(COMPOSE, entries, [*faults, *found], template)
+    return Checked(COMPOSE, entries, [*faults, *(one for one in found if not _repeats(one, faults))], template)
 
 
 def _asked(tool: Compose, folder: Path, read: Walk) -> tuple[Sequence[Located], Mapping[str, Any] | None]:
@@ -125,6 +137,17 @@ def _asked(tool: Compose, folder: Path, read: Walk) -> tuple[Sequence[Located], 
     found = [_told(read, one, "8.8" if one in known else "8.5", "error") for one in faults]
     found += [_told(read, one, "8.5", "warning") for one in warnings]
     return found, template
+
+
+def _repeats(one: Located, told: Sequence[Located]) -> bool:
+    """Tell whether a fault that Compose led to is one that our own rules have told, in other words."""
+    if strange := _STRANGE.search(one.fault.message):
+        known = {fault.fault.field.rpartition(".")[2] for fault in told}
+        return set(re.findall("'([^']*)'", strange[1])) <= known
+    same = [fault.fault.message for fault in told if one.fault.field and fault.fault.field == one.fault.field]
+    if one.fault.level == "error" and one.fault.field.endswith(".volumes"):  # each of them may have its own
+        return one.fault.message in same
+    return bool(same)
 
 
 def _told(read: Walk, fault: str, rule: str, level: Level) -> Located:

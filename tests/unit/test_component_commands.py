@@ -88,6 +88,47 @@ def test_compose_has_the_last_word_and_its_faults_have_places(tmp_path: Path) ->
     assert (code, "b/part.yaml:2:3: services.db: no image: a device builds nothing" in output) == (2, True)
 
 
+def test_what_compose_finds_is_told_beside_what_our_rules_found_and_nothing_twice(tmp_path: Path) -> None:
+    text = (
+        "services:\n  web:\n    image: x\n    env_file: gone.env\n    develop: {}\n"
+        "    volumes: ['../up:/up', './no:/no']\n"
+        "  db:\n    build: .\nconfigs: {c: {file: c.txt}}\nsecrets: {s: {file: s.txt}}\n"
+    )
+    a = folder(tmp_path / "a", {"compose.yaml": text, "key.pem": "-----BEGIN PRIVATE KEY-----"})
+    code, output = validate(a)
+    told = [line.removeprefix(f"error: {a}/") for line in output.splitlines()]
+    assert (code, [line.partition(" (rule")[0] for line in told]) == (2, [
+        "key.pem: a private key must not be shipped",
+        f"compose.yaml:5:5: services.web.develop: {DEVELOP}",
+        "compose.yaml:6:5: services.web.volumes: '../up' leads out of the archive",
+        "compose.yaml:10:15: secrets.s.file: secrets must not be shipped",
+        "compose.yaml:4:5: services.web.env_file: 'gone.env' is not in the archive",
+        "compose.yaml:9:15: configs.c.file: 'c.txt' is not in the archive",
+        "compose.yaml:7:3: services.db: no image: a device builds nothing, push the image and name it",
+        "compose.yaml:6:5: services.web.volumes: no is not in the archive: data belongs into a named volume",
+    ])  # fmt: skip
+    strange = {"compose.yaml": WEB + "    ports: {a: b}\n    use_api_socket: true\n"}
+    assert validate(folder(tmp_path / "b", strange))[1].count("error: ") == 2
+    strange = {"compose.yaml": WEB + "    foo: 1\n"}
+    assert validate(folder(tmp_path / "c", strange))[1].count("error: ") == 1
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"compose.yaml": WEB + "    env_file: /etc/hostname\n    ports: {a: b}\n"},
+        {"compose.yaml": "include: [gone.yaml]\n" + WEB + "    ports: {a: b}\n"},
+        {"compose.yaml": WEB + "    ports: {a: b}\n", ".env": "COMPOSE_FILE=/etc/hostname\n"},
+        {"compose.yaml": "include: [a/b.yaml]\n" + WEB + "    ports: {a: b}\n", "a/b.yaml": "{}",
+         "a/.env": "COMPOSE_FILE=/etc/hostname\n"},
+    ],
+)  # fmt: skip
+def test_compose_is_not_asked_where_it_would_read_or_obey_something_else(tmp_path: Path, files: dict[str, str]) -> None:
+    code, output = validate(folder(tmp_path, files))
+    assert (code, output.count("error: ")) == (2, 1), output
+    assert "compose config" not in output
+
+
 def test_warnings_alone_are_no_error(tmp_path: Path) -> None:
     hello = folder(tmp_path / "hello", {"compose.yaml": WEB + "    build: .\n    volumes: ['/dev/ttyS0:/dev/ttyS0']\n"})
     code, output = validate(hello)
@@ -153,7 +194,7 @@ def test_json_and_sarif_say_the_same(tmp_path: Path) -> None:
     hello = folder(tmp_path / "hello", {"compose.yaml": WEB + "    develop: {}\n"})
     said = json.loads(call("validate", hello, "-o", "json").output)
     assert said == {
-        "path": str(hello), "type": "compose", "valid": False, "composeChecked": False, "files": ["hello/compose.yaml"],
+        "path": str(hello), "type": "compose", "valid": False, "composeChecked": True, "files": ["hello/compose.yaml"],
         "faults": [{"file": f"{hello}/compose.yaml", "level": "error", "rule": "8.8", "field": "services.web.develop",
                     "line": 4, "column": 5, "message": "not accepted: it is for the machine of a developer"}],
     }  # fmt: skip
@@ -165,7 +206,7 @@ def test_json_and_sarif_say_the_same(tmp_path: Path) -> None:
     assert place["region"] == {"startLine": 4, "startColumn": 5}
     assert {result["ruleId"]} <= {rule["id"] for rule in run["tool"]["driver"]["rules"]}
     archive = tmp_path / "a.tar.gz"
-    archive.write_bytes(hostile(member("a/compose.yaml", b"models: {}\nservices: {}")))
+    archive.write_bytes(hostile(member("a/compose.yaml", b"models: {}\n" + WEB.encode())))
     (result,) = json.loads(call("validate", archive, "-o", "sarif").output)["runs"][0]["results"]
     assert result["message"]["text"].endswith("a/compose.yaml:1:1: models: not accepted: it would get round the lock")
     assert result["locations"] == [{"physicalLocation": {"artifactLocation": {"uri": str(archive)}}}]
