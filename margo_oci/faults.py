@@ -18,7 +18,10 @@ Level = Literal["error", "warning"]
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Fault:
-    """One fault; `rule` is its number in docs/format.md, `message` says what is wrong and how to mend it."""
+    """One fault; `rule` is its number in docs/format.md, `message` says what is wrong and how to mend it.
+
+    `line` is 0 if it is of the whole document.
+    """
 
     line: int
     column: int
@@ -28,8 +31,9 @@ class Fault:
     level: Level = "error"
 
     def at(self, what: str) -> str:
-        """Return the fault as a line: `what:line:column: field: message`."""
-        return f"{what}:{self.line}:{self.column}: {self.field + ': ' if self.field else ''}{self.message}"
+        """Return the fault as a line: `what:line:column: field: message`, without a place if it has none."""
+        place = f"{what}:{self.line}:{self.column}" if self.line else what
+        return f"{place}: {self.field + ': ' if self.field else ''}{self.message}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +191,7 @@ def read_document(data: bytes, *, what: str, rule: str) -> tuple[Place | None, S
 
 def _placed(message: str, rule: str) -> Fault:
     found = _PLACED.fullmatch(message)
-    line, words = (int(found[1]), found[2]) if found else (1, message.removeprefix(": "))
+    line, words = (int(found[1]), found[2]) if found else (0, message.removeprefix(": "))
     return Fault(line=line, column=1, field="", message=words, rule=rule)
 
 

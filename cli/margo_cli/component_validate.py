@@ -47,7 +47,7 @@ def validate_component(path: Path, kind: str | None, name: str, output: str) -> 
         click.echo(json.dumps(_json(path, checked, faults), indent=2, ensure_ascii=False))
     else:
         for one in faults:
-            click.echo(plain_lines(f"{one.fault.level}: {_line(one)} (rule {one.fault.rule})"), err=True)
+            click.echo(plain_lines(f"{one.fault.level}: {one.fault.at(one.file)} (rule {one.fault.rule})"), err=True)
         if not checked.errors:
             files = sum(not entry.folder for entry in checked.entries)
             click.echo(f"{path}: valid, a {checked.form.title} component of {files} file{'s' if files != 1 else ''}")
@@ -66,16 +66,12 @@ def _file(file: str, path: Path) -> str:
     return f"{path.as_posix()}: {file}" if file else path.as_posix()
 
 
-def _line(one: Located) -> str:
-    return one.fault.at(one.file) if one.fault.line else str(one)
-
-
 def _for_sarif(faults: Sequence[Located], path: Path) -> Sequence[Located]:
     """What lies in an archive has no address: the archive has, and the message says the rest."""
     if path.is_dir():
         return faults
     return [
-        replace(one, file=path.as_posix(), fault=replace(one.fault, line=0, field="", message=_line(one)))
+        replace(one, file=path.as_posix(), fault=replace(one.fault, line=0, field="", message=one.fault.at(one.file)))
         for one in faults
     ]
 

@@ -1,7 +1,10 @@
 """Faults as SARIF 2.1.0, which editors and code hosts show beside the lines."""
 
+import os
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from margo_oci.faults import Located
 
@@ -52,7 +55,7 @@ def sarif(faults: Sequence[Located], *, version: str) -> dict[str, Any]:
 
 def _result(one: Located) -> dict[str, Any]:
     fault = one.fault
-    place: dict[str, Any] = {"artifactLocation": {"uri": one.file}}
+    place: dict[str, Any] = {"artifactLocation": {"uri": _uri(one.file)}}
     if fault.line:
         place["region"] = {"startLine": fault.line, "startColumn": fault.column}
     message = f"{fault.field}: {fault.message}" if fault.field else fault.message
@@ -62,3 +65,8 @@ def _result(one: Located) -> dict[str, Any]:
         "message": {"text": message},
         "locations": [{"physicalLocation": place}],
     }
+
+
+def _uri(file: str) -> str:
+    """Return a path as a URI: relative to where the command ran, as code hosts have it, or of a file on the disk."""
+    return ("file://" if PurePosixPath(file).is_absolute() else "") + quote(os.fsencode(file))

@@ -85,8 +85,8 @@ def fault_fields(fault: Fault) -> dict[str, Any]:
         "level": fault.level,
         "rule": fault.rule,
         "field": fault.field,
-        "line": fault.line,
-        "column": fault.column,
+        "line": fault.line or None,  # of the whole file
+        "column": fault.column if fault.line else None,
         "message": fault.message,
     }
 

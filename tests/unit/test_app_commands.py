@@ -148,6 +148,16 @@ def test_validate_for_programs_says_the_same(tmp_path: Path) -> None:
     assert result["ruleId"] in {rule["id"] for rule in log["runs"][0]["tool"]["driver"]["rules"]}
 
 
+def test_a_fault_of_the_whole_file_names_no_line(tmp_path: Path) -> None:
+    file = tmp_path / "margo.yaml"
+    file.write_bytes(b"a: \xff")
+    assert f"error: {file}: not UTF-8: " in call("app", "validate", str(file)).output
+    (fault,) = json.loads(call("app", "validate", str(file), "-o", "json").stdout)["faults"]
+    assert (fault["line"], fault["column"]) == (None, None)
+    (result,) = json.loads(call("app", "validate", str(file), "-o", "sarif").stdout)["runs"][0]["results"]
+    assert result["locations"] == [{"physicalLocation": {"artifactLocation": {"uri": f"file://{file}"}}}]
+
+
 def test_12_5_a_file_that_is_named_and_not_there_is_a_fault(tmp_path: Path) -> None:
     (package(tmp_path, application()) / "resources" / "icon.png").unlink()
     done = call("app", "validate", str(tmp_path))

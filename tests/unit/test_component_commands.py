@@ -202,14 +202,28 @@ def test_json_and_sarif_say_the_same(tmp_path: Path) -> None:
     (result,) = run["results"]
     assert (result["ruleId"], result["level"]) == ("8.8", "error")
     place = result["locations"][0]["physicalLocation"]
-    assert place["artifactLocation"]["uri"] == f"{hello}/compose.yaml"
+    assert place["artifactLocation"]["uri"] == f"file://{hello}/compose.yaml"
     assert place["region"] == {"startLine": 4, "startColumn": 5}
     assert {result["ruleId"]} <= {rule["id"] for rule in run["tool"]["driver"]["rules"]}
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(hostile(member("a/compose.yaml", b"models: {}\n" + WEB.encode())))
     (result,) = json.loads(call("validate", archive, "-o", "sarif").output)["runs"][0]["results"]
     assert result["message"]["text"].endswith("a/compose.yaml:1:1: models: not accepted: it would get round the lock")
-    assert result["locations"] == [{"physicalLocation": {"artifactLocation": {"uri": str(archive)}}}]
+    assert result["locations"] == [{"physicalLocation": {"artifactLocation": {"uri": f"file://{archive}"}}}]
+
+
+def test_sarif_names_files_by_uris_and_no_place_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = {"a #1/büro.pem": "-----BEGIN PRIVATE KEY-----"}
+    folder(tmp_path / "50% of:it", {"compose.yaml": WEB, **key})
+    (result,) = json.loads(call("validate", "50% of:it", "-o", "sarif").output)["runs"][0]["results"]
+    assert result["locations"] == [
+        {"physicalLocation": {"artifactLocation": {"uri": "50%25%20of%3Ait/a%20%231/b%C3%BCro.pem"}}}
+    ]
+    (fault,) = json.loads(call("validate", "50% of:it", "-o", "json").output)["faults"]
+    assert (fault["file"], fault["line"], fault["column"]) == ("50% of:it/a #1/büro.pem", None, None)
 
 
 def test_8_11_the_folder_of_a_quadlet_archive_is_called_as_its_component(tmp_path: Path) -> None:
