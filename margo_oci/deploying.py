@@ -19,6 +19,7 @@ from margo_oci.yamltext import write_yaml
 APPLICATION = "org.margo.oci.application"
 PROFILE = "org.margo.oci.profile"
 SET = "org.margo.oci.set"
+SCOPE = "org.margo.oci.scope"
 _SCALARS = {bool: "boolean", int: "integer", float: "double"}
 
 
@@ -88,6 +89,11 @@ def make_deployment(description: Description, wish: Wish, before: Before | None 
 
     Raises FormatError with everything that does not fit.
     """
+    if before and before.note(SCOPE) not in ("", wish.scope):
+        raise FormatError(
+            f"{wish.name} was made for the scope {before.note(SCOPE)!r:.200}, and --scope says {wish.scope!r:.200}: "
+            "name the one it has; or undeploy it, then deploy it anew for the other"
+        )
     profile = choose_profile(description, wish, before)
     values, by_hand = _values(description, profile, wish, before)
     document = _document(description, profile, wish, before, values, by_hand)
@@ -206,6 +212,8 @@ def _document(
     there = before.annotations if before else {}
     notes = {key: text for key, text in there.items() if key not in ("id", "applicationId")}
     notes |= {APPLICATION: str(wish.source), PROFILE: profile.id, SET: json.dumps(by_hand)}
+    if not (before and before.source):  # one that is made, or taken over; older ones keep their bytes
+        notes[SCOPE] = wish.scope
     metadata = {
         "name": wish.name,
         "namespace": wish.namespace or old.get("namespace") or "default",

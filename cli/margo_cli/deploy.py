@@ -56,7 +56,11 @@ class Given:
 @click.option("--set", "texts", multiple=True, metavar="NAME=VALUE", help="Value of a parameter; several are possible.")
 @click.option("--values", "files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
               help="YAML with values of parameters; --set goes before it.")  # fmt: skip
-@click.option("--scope", required=True, help="The device or group the folder is for, as `push` has it.")
+@click.option(
+    "--scope",
+    required=True,
+    help="The device or group the folder is for, as `push` has it; a deployment keeps its own.",
+)
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR",
               help="The folder of deployments; made if it is missing.")  # fmt: skip
 @click.option("--profile", default="", metavar="ID", help="The deployment profile. [what fits, or what it has]")

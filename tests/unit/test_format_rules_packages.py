@@ -156,6 +156,7 @@ def test_12_15_targets_are_those_of_the_profile_and_the_package_is_named() -> No
     notes = document["metadata"]["annotations"]
     assert notes == {
         "org.margo.oci.application": str(SOURCE), "org.margo.oci.profile": "small", "org.margo.oci.set": "[]",
+        "org.margo.oci.scope": "edge-17",
     }  # fmt: skip
     helm = made(described(raw), profile="helm")
     assert helm["spec"]["deploymentProfile"]["type"] == "helm"
@@ -260,6 +261,19 @@ def test_12_19_nothing_new_keeps_the_bytes_and_what_others_wrote() -> None:
     assert document["metadata"]["annotations"]["org.margo.oci.set"] == '["greeting"]'
 
 
+def test_12_19_what_was_made_for_one_scope_is_not_another_scopes() -> None:
+    with pytest.raises(FormatError) as refused:
+        make_deployment(described(), wish(scope="edge-18"), there())
+    assert str(refused.value) == (
+        "hello was made for the scope 'edge-17', and --scope says 'edge-18': name the one it has; "
+        "or undeploy it, then deploy it anew for the other"
+    )
+    data = make_deployment(described(), wish())
+    older = data.replace(b"    org.margo.oci.scope: edge-17\n", b"")
+    assert older != data
+    assert make_deployment(described(), wish(), read_before(older, what="hello.yaml")) == older
+
+
 @pytest.mark.parametrize("notes", ["[a]", "text", "{org.margo.oci.set: 3}", '{org.margo.oci.set: "[[["}', "{a: 1}"])
 def test_12_19_odd_annotations_of_others_hinder_nothing(notes: str) -> None:
     data = make_deployment(described(), wish())
@@ -289,3 +303,4 @@ spec:
     assert document["metadata"]["namespace"] == "hall-3"
     assert document["spec"]["x-acme-extensions"] == {"a": 1}
     assert "applicationId" not in document["metadata"]["annotations"]
+    assert document["metadata"]["annotations"]["org.margo.oci.scope"] == "edge-17"
