@@ -66,7 +66,7 @@ class Given:
 @click.option("--profile", default="", metavar="ID", help="The deployment profile. [what fits, or what it has]")
 @click.option("--capabilities", type=click.Path(path_type=Path), metavar="FILE",
               help="What `margo-agent capabilities -o json` says: the first profile it can run is taken.")  # fmt: skip
-@click.option("--namespace", default="", help="Namespace of the deployment. [default]")
+@click.option("--namespace", default="", help="Namespace of the deployment. [the one it has, or default]")
 @click.option("--device-id", default="", help="Margo's deviceId. [from --capabilities, if given]")
 @click.option("--upgrade", is_flag=True, help="Move a deployment that is there to another version of its package.")
 @trust_options
@@ -99,6 +99,11 @@ def deploy(
     check_scope(scope)
     if not COMPONENT_NAME.fullmatch(name):
         raise FormatError(f"{name!r:.80} is no name of a deployment: 1 to 63 lower-case letters, digits and dashes")
+    if namespace and not COMPONENT_NAME.fullmatch(namespace):
+        raise FormatError(
+            f"--namespace {namespace!r:.80}: 1 to 63 lower-case letters, digits and dashes are expected, as Kubernetes "
+            "has them"
+        )
     file, before = _found(folder, name)
     device = _device(capabilities)
     reference = _meant(name, file, app, before, upgrade=upgrade)

@@ -191,6 +191,14 @@ def test_a_regular_expression_without_end_is_given_up(tmp_path: Path) -> None:
         check_description(as_yaml(raw), what="margo.yaml")
 
 
+@pytest.mark.parametrize("namespace", ["Hall 3", "hall.3", "-hall", "a\nb", "x" * 64])
+def test_a_namespace_that_no_cluster_takes_is_refused_before_anybody_is_asked(tmp_path: Path, namespace: str) -> None:
+    there = ("--app", "registry.example/apps/hello:1.0.0", "--scope", "edge-17", "--out", str(tmp_path))
+    refused = call("deploy", "hello", *there, "--namespace", namespace).exception
+    assert isinstance(refused, FormatError)
+    assert str(refused).startswith(f"--namespace {namespace!r:.80}: 1 to 63 lower-case letters, digits and dashes")
+
+
 def test_undeploy_takes_out_one_file_and_nothing_that_others_need(tmp_path: Path) -> None:
     other = document(OTHER_ID)
     other["metadata"] |= {"name": "web", "annotations": {"org.margo.oci.dependsOn": "hello"}}
