@@ -55,6 +55,12 @@ def newest_first(tags: Iterable[str]) -> list[str]:
     return [one[0] for one in sorted(found, key=_order, reverse=True)]
 
 
+def is_lower(version: str, than: str) -> bool:
+    """Tell whether a version of an application is lower than another one; not if one of them is none."""
+    one, other = _VERSION.fullmatch(version), _VERSION.fullmatch(than)
+    return bool(one and other and _order(one) < _order(other))
+
+
 def _order(version: re.Match[str]) -> tuple[Any, ...]:
     """Return what SemVer sorts by: builds (`_…`) are one version, what is not finished comes before what is."""
     before = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in (version[4] or "").split(".") if part]

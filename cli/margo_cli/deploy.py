@@ -22,7 +22,7 @@ from margo_oci.desired_state import check_scope
 from margo_oci.errors import FormatError
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
-from margo_oci.versions import newest_first
+from margo_oci.versions import is_lower, newest_first
 from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES, parse_yaml
 
 
@@ -114,7 +114,7 @@ def deploy(
 
     opened = asyncio.run(work())
     description = opened.description
-    _check_move(name, opened, before, upgrade=upgrade)
+    _check_move(name, opened, before, upgrade=upgrade, named=bool(reference.target))
     with bounded(str(reference)):
         wish = Wish(
             name=name, scope=scope, source=_source(opened), values=Given(texts, files).values(description),
@@ -172,8 +172,8 @@ async def _newest(registry: Registry, reference: Reference) -> Reference:
     return reference.at(finished[0])
 
 
-def _check_move(name: str, opened: Opened, before: Before | None, *, upgrade: bool) -> None:
-    """An application is not exchanged for another one, and a version only if that is meant."""
+def _check_move(name: str, opened: Opened, before: Before | None, *, upgrade: bool, named: bool) -> None:
+    """An application is not exchanged for another one, and a version only if that is meant; a lower one is `named`."""
     if before is None:
         return
     if before.deployment.application_id != opened.description.id:
@@ -181,9 +181,16 @@ def _check_move(name: str, opened: Opened, before: Before | None, *, upgrade: bo
             f"{name} is a deployment of {before.deployment.application_id}, not of {opened.description.id}: "
             "undeploy it, or take another name"
         )
-    there = before.source.tag if before.source else "an unknown version"
-    if there != opened.description.version and not upgrade:
-        raise FormatError(f"{name} has {there}, and {opened.description.version} is asked for: --upgrade moves it")
+    there, asked = before.source.tag if before.source else "an unknown version", opened.description.version
+    if there != asked and not upgrade:
+        raise FormatError(f"{name} has {there}, and {asked} is asked for: --upgrade moves it")
+    if is_lower(asked, there) and not named:
+        raise FormatError(
+            f"{name} has {there}, and the newest finished version is {asked}, a lower one: if that is meant, "
+            f"--app {opened.reference.name}:{asked}"
+        )
+    if is_lower(asked, there):
+        say(f"warning: {name} goes back from {there} to {asked}, a lower version")
 
 
 def _device(file: Path | None) -> Device | None:

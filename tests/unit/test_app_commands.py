@@ -12,13 +12,18 @@ import yaml
 from click.testing import CliRunner, Result
 
 from margo_cli.bounded import bounded
+from margo_cli.deploy import _check_move
 from margo_cli.folder import read_deployments
 from margo_cli.main import cli
 from margo_cli.scaffold import variables_in
 from margo_oci.application import check_description
+from margo_oci.applications import Opened
+from margo_oci.apppackage import build_package, parse_package
+from margo_oci.deploying import Before, Wish, make_deployment, read_before
 from margo_oci.errors import FormatError
+from margo_oci.reference import parse_reference
 from margo_oci.versions import newest_first
-from tests.unit.applications import application
+from tests.unit.applications import application, described
 from tests.unit.scenes import ID, OTHER_ID, as_yaml, document
 
 INIT = ("--name", "Hello world", "--vendor", "Example Ltd", "--repository", "registry.example:5000/demo")
@@ -191,6 +196,21 @@ def test_a_regular_expression_without_end_is_given_up(tmp_path: Path) -> None:
         check_description(as_yaml(raw), what="margo.yaml")
 
 
+def test_a_lower_version_is_named_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    before = deployed_from("1.5.0-rc.1")
+    with pytest.raises(FormatError) as refused:
+        _check_move("hello", opened(), before, upgrade=True, named=False)
+    assert str(refused.value) == (
+        "hello has 1.5.0-rc.1, and the newest finished version is 1.4.0, a lower one: if that is meant, "
+        "--app registry.example/apps/hello:1.4.0"
+    )
+    _check_move("hello", opened(), before, upgrade=True, named=True)
+    assert capsys.readouterr().err == "warning: hello goes back from 1.5.0-rc.1 to 1.4.0, a lower version\n"
+    for there in ("1.4.0", "1.4.0-rc.1", "1.3.9"):
+        _check_move("hello", opened(), deployed_from(there), upgrade=True, named=False)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("namespace", ["Hall 3", "hall.3", "-hall", "a\nb", "x" * 64])
 def test_a_namespace_that_no_cluster_takes_is_refused_before_anybody_is_asked(tmp_path: Path, namespace: str) -> None:
     there = ("--app", "registry.example/apps/hello:1.0.0", "--scope", "edge-17", "--out", str(tmp_path))
@@ -210,6 +230,17 @@ def test_undeploy_takes_out_one_file_and_nothing_that_others_need(tmp_path: Path
     done = call("undeploy", "hello", "--out", str(tmp_path))
     assert "is empty now: push it with --allow-empty" in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+def opened() -> Opened:
+    artifact = build_package(described(), {"resources/icon.png": b"", "resources/license.md": b""})
+    place = parse_reference("registry.example/apps/hello").at(artifact.manifest.digest)
+    return Opened(place, "1.4.0", parse_package(artifact.manifest, what="hello"), described())
+
+
+def deployed_from(version: str) -> Before:
+    wish = Wish(name="hello", scope="edge-17", source=parse_reference(f"registry.example/apps/hello:{version}"))
+    return read_before(make_deployment(described(), wish), what="hello.yaml")
 
 
 def test_versions_are_ordered_as_semver_says() -> None:
