@@ -28,6 +28,7 @@ PACK_LIMIT_BYTES = 256 * 1024 * 1024
 _WORDS_LIMIT_BYTES = 64 * 1024
 _REV = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,254}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_NO_SUCH_REF = "couldn't find remote ref"  # git's own words
 _SCP = re.compile(r"(?:[A-Za-z0-9._-]+@)?([A-Za-z0-9][A-Za-z0-9.-]*):(?!/)([A-Za-z0-9._~/-]+)", re.ASCII)
 _PROTOCOLS = ("https", "ssh", "file")
 _SETTINGS = {
@@ -124,7 +125,12 @@ class _Git:
         url = source.url if "://" in source.url or _SCP.fullmatch(source.url) else str(Path(source.url).absolute())
         self._run(["init", "--quiet", "--bare", "--template=", bare], "git init")
         options = ["--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules", "--no-auto-maintenance"]
-        self._run([f"--git-dir={bare}", "fetch", *options, "--", url, source.rev], what, timeout_s=FETCH_TIMEOUT_S)
+        try:
+            self._run([f"--git-dir={bare}", "fetch", *options, "--", url, source.rev], what, timeout_s=FETCH_TIMEOUT_S)
+        except RegistryError as error:
+            if _NO_SUCH_REF not in str(error):
+                raise
+            raise FormatError(f"{what}: {_not_there(source.rev)}") from None
         commit = self._read(["rev-parse", "--verify", "--quiet", "FETCH_HEAD^{commit}"], what).decode().strip()
         if not _COMMIT.fullmatch(commit):
             raise FormatError(f"{what}: this is no commit")
@@ -223,6 +229,13 @@ def _listed(line: bytes, what: str) -> tuple[str, str, int, str]:
         return mode, digest, 0 if size == "-" else int(size), safe_path(name, what)
     except ValueError:
         raise FormatError(f"{what}: a file has a name that is not UTF-8") from None
+
+
+def _not_there(rev: str) -> str:
+    if re.fullmatch(r"[0-9A-Fa-f]{4,}", rev):  # git has no way to ask for these
+        words = "no branch or tag is called so, and the short id of a commit cannot be asked for"
+        return f"{words}: give all of its digits, as `git rev-parse` has them"
+    return "no branch or tag is called so: a branch, a tag or a full commit id is expected"
 
 
 def _is_read(path: str) -> bool:
