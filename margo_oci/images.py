@@ -7,7 +7,7 @@ from typing import Any
 from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor, is_digest, parse_json
 from margo_oci.errors import FormatError, said
 from margo_oci.manifest import DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, Manifest
-from margo_oci.platforms import Platform
+from margo_oci.platforms import Platform, worded_platforms
 from margo_oci.reference import Reference
 from margo_oci.registry import Received, Registry
 
@@ -131,8 +131,7 @@ def _for_platform(index: Mapping[str, Any], platform: Platform, what: str) -> st
 
 def _diff_ids(config: Mapping[str, Any], count: int, platform: Platform, what: str) -> Sequence[str]:
     if platform.rank(config) is None:
-        its = said(f"{config.get('os')}/{config.get('architecture')}")
-        raise FormatError(f"{what}: it is for {its}, this device is {platform}")
+        raise FormatError(f"{what}: it is for {worded_platforms([config])}, this device is {platform}")
     rootfs = config.get("rootfs")
     diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
     if not isinstance(diff_ids, list) or len(diff_ids) != count or not all(is_digest(one) for one in diff_ids):

@@ -10,6 +10,7 @@ _MACHINES = {
     "x86_64": ("amd64", "v1"), "amd64": ("amd64", "v1"), "aarch64": ("arm64", "v8"), "arm64": ("arm64", "v8"),
     "armv7l": ("arm", "v7"), "arm": ("arm", "v7"), "armv6l": ("arm", "v6"), "i686": ("386", ""),
 }  # fmt: skip
+_ONLY = {("amd64", "v1"), ("arm64", "v8")}  # nobody writes these
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Platform:
     variant: str = ""
 
     def __str__(self) -> str:
-        return f"linux/{self.architecture}"
+        known = (self.architecture, self.variant) in _ONLY
+        return "/".join(filter(None, ("linux", self.architecture, "" if known else self.variant)))
 
     @classmethod
     def of(cls, machine: str) -> "Platform":

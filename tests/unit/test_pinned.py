@@ -152,6 +152,17 @@ def test_4_7_an_image_without_the_platform_is_refused_and_says_what_it_has(place
     )
 
 
+@pytest.mark.parametrize(
+    ("platform", "told"),
+    [
+        (Platform("arm", "v6"), "linux/arm/v6"), (Platform.of("armv7l"), "linux/arm/v7"), (ARM, "linux/arm64"),
+        (AMD, "linux/amd64"), (Platform("amd64", "v3"), "linux/amd64/v3"), (Platform.of("riscv64"), "linux/riscv64"),
+    ],
+)  # fmt: skip
+def test_a_platform_is_told_with_its_variant_where_there_are_several(platform: Platform, told: str) -> None:
+    assert str(platform) == told
+
+
 def test_4_7_every_platform_that_is_named_must_be_there(place: Place) -> None:
     web = place.image("web", "linux/amd64", "linux/arm64")
     place.run(lambda registry: check_platforms(registry, [web], [ARM, AMD]))
