@@ -112,6 +112,11 @@ def add_recipients(data: bytes, keys: Sequence[PrivateKey], recipients: Sequence
     return _written({**raw, "recipients": listed})
 
 
+def looks_sealed(data: bytes) -> bool:
+    """Tell whether something is meant as a JWE, readable or not: as JSON, or in the compact serialization."""
+    return b'"ciphertext"' in data or (data.startswith(b"eyJ") and data.count(b".") == 4)
+
+
 def parse_envelope(data: bytes, *, what: str) -> Envelope:
     """Check a JWE in the general or the flattened JSON serialization by every rule. Raises FormatError."""
     raw = parse_json(data, what=what, limit_bytes=ENVELOPE_LIMIT_BYTES)

@@ -11,7 +11,15 @@ from margo_cli.folder import FILES, replace_file
 from margo_cli.session import Session, load_signer, long_output_option, read_file, say
 from margo_oci.errors import FormatError
 from margo_oci.files import SUFFIX
-from margo_oci.jwe import ENVELOPE_LIMIT_BYTES, PLAIN_LIMIT_BYTES, PrivateKey, add_recipients, parse_envelope, seal
+from margo_oci.jwe import (
+    ENVELOPE_LIMIT_BYTES,
+    PLAIN_LIMIT_BYTES,
+    PrivateKey,
+    add_recipients,
+    looks_sealed,
+    parse_envelope,
+    seal,
+)
 from margo_oci.jwk import Recipient, read_recipient
 
 
@@ -61,14 +69,13 @@ def encrypt(
     """
     if (file is None) == (sealed is None):
         raise click.UsageError("FILE, or --add with an encrypted file, is expected.")
+    before = _sealed(sealed) if sealed else b""
     if (sealed is None) != (identity_file is None):
         raise click.UsageError("--add and --identity go together: the key opens what is let --to read.")
     recipients = [_recipient(one) for one in recipient_files]
     if sealed is not None and identity_file is not None:
         target = target or sealed
-        data = add_recipients(
-            read_file(sealed, limit_bytes=ENVELOPE_LIMIT_BYTES), [_key(identity_file)], recipients, what=str(sealed)
-        )
+        data = add_recipients(before, [_key(identity_file)], recipients, what=str(sealed))
     else:
         assert file is not None  # noqa: S101  (checked above)
         target = _target(file, target)
@@ -98,6 +105,16 @@ def _plain(file: Path) -> bytes:
         data = read_file(file, limit_bytes=PLAIN_LIMIT_BYTES)
     if not data:
         raise FormatError(f"{file}: is empty: nothing to encrypt")
+    return data
+
+
+def _sealed(file: Path) -> bytes:
+    """Read what is encrypted already. Raises FormatError for what is plain."""
+    data = read_file(file, limit_bytes=ENVELOPE_LIMIT_BYTES)
+    if not looks_sealed(data):
+        raise FormatError(
+            f"{file}: is not encrypted: `margo-oci encrypt FILE --to …` encrypts a plain file, for all who may read it"
+        )
     return data
 
 

@@ -98,6 +98,14 @@ def test_whoever_can_open_a_file_lets_others_read_it(place: Path) -> None:
     assert "FILE, or --add with an encrypted file" in refusal("word", "--add", "x.jwe", "--to", "edge-17.pub")
 
 
+def test_a_plain_file_is_told_as_such_before_a_key_is_asked_for(place: Path) -> None:
+    words = "word: is not encrypted: `margo-oci encrypt FILE --to …` encrypts a plain file, for all who may read it"
+    assert refusal("--add", "word", "--to", "edge-17.pub") == words
+    (place / "x.jwe").write_bytes(sealed("ops")[:-20])
+    (place / "ops.key").write_bytes(private_pem("ops"))
+    assert "is not encrypted" not in refusal("--add", "x.jwe", "--to", "edge-17.pub", "--identity", "ops.key")
+
+
 @pytest.mark.parametrize("name", ["kid", "apu", "apv"])
 def test_a_file_that_is_made_for_one_recipient_alone_stays_as_it_is(place: Path, name: str) -> None:
     raw = json.loads(sealed("ops"))
