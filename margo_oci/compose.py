@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from margo_oci.composefile import COMPOSE_FILE, faults_of_model
+from margo_oci.composefile import COMPOSE_FILE, NO_SECRETS, faults_of_model
 from margo_oci.errors import ApplyError, FormatError
 from margo_oci.leash import leashed
 
@@ -353,7 +353,7 @@ def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str
             faults += [f"configs.{name}.file: {path} is not in the archive"]
     secrets = (model.get("secrets") or {}).items()
     faults += [
-        f"secrets.{name}.file: secrets must not be shipped"
+        f"secrets.{name}.file: {NO_SECRETS}"
         for name, secret in secrets
         if secret.get("file") and not _of_deployment(str(secret["file"]))
     ]

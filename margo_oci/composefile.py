@@ -11,6 +11,10 @@ from margo_oci.yamltree import Node
 
 COMPOSE_FILE = "compose.yaml"
 _OF_DEPLOYMENT = "${MARGO_FILES}"  # before files that come with the deployment, not with the archive (format 14.7)
+NO_SECRETS = (
+    "secrets must not be shipped: write ${MARGO_FILES}/NAME, and put the file, encrypted with `margo-oci encrypt`, "
+    "beside the deployment"
+)
 TOP_KEYS = frozenset({"version", "name", "services", "networks", "volumes", "configs", "secrets"})
 FILE_KEYS = TOP_KEYS | {"include"}
 # compose-spec's schema as Compose 2.40 has it, without the keys in _WHY.
@@ -98,7 +102,7 @@ def refused_words(tree: Node) -> Iterator[tuple[Node, str, str, str]]:
     for name, file in files_of(tree, "secrets"):
         at = f"secrets.{name:.80}.file"
         if not of_deployment(file.text):
-            yield file, "8.5", at, "secrets must not be shipped"
+            yield file, "8.5", at, NO_SECRETS
         elif words := astray(file.text):
             yield file, "14.7", at, f"{file.text!r:.200} {words}"
 

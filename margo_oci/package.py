@@ -23,6 +23,7 @@ COMPONENT_TYPE = "org.margo.component.type"
 COMPONENT_VERSION = "org.margo.component.version"
 IMAGE_VERSION = "org.opencontainers.image.version"
 _OTHER_NAMES = ("compose.yml", "docker-compose.yaml", "docker-compose.yml")
+NO_KEYS = "a private key must not be shipped: it goes beside a deployment, encrypted with `margo-oci encrypt`"
 _PRIVATE = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 
 
@@ -64,8 +65,7 @@ def compose_yaml(entries: Sequence[Entry]) -> list[Located]:
 
 def no_private_keys(entries: Sequence[Entry]) -> list[Located]:
     """Rule 4: secrets are not shipped. A PEM private key is one that can be seen from outside."""
-    words = "a private key must not be shipped"
-    return [located(entry.path, "8.5", words) for entry in entries if _PRIVATE.search(entry.data)]
+    return [located(entry.path, "8.5", NO_KEYS) for entry in entries if _PRIVATE.search(entry.data)]
 
 
 Rule = Callable[[Sequence[Entry]], list[Located]]

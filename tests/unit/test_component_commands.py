@@ -15,9 +15,10 @@ from margo_cli.folder import read_component
 from margo_cli.main import cli
 from margo_oci.archive import Entry
 from margo_oci.compose import compose_missing
+from margo_oci.composefile import NO_SECRETS
 from margo_oci.errors import FormatError
 from margo_oci.interpolation import variables_of
-from margo_oci.package import COMPOSE, QUADLET, build_component
+from margo_oci.package import COMPOSE, NO_KEYS, QUADLET, build_component
 from tests.unit.scenes import as_yaml, hostile, member
 
 WEB = "services:\n  web:\n    image: registry.example/web:1\n"
@@ -71,10 +72,10 @@ def test_all_faults_are_told_at_once_with_their_places(tmp_path: Path) -> None:
     assert code == 2
     assert output.splitlines() == [
         f"error: {hello}/link: only plain files are packaged, no links, sockets or devices (rule 7.5)",
-        f"error: {hello}/key.pem: a private key must not be shipped (rule 8.5)",
+        f"error: {hello}/key.pem: {NO_KEYS} (rule 8.5)",
         f"error: {hello}/compose.yaml:5:5: services.web.env_file: 'gone.env' is not in the archive (rule 8.7)",
         f"error: {hello}/part.yaml:1:29: services.part.develop: {DEVELOP} (rule 8.8)",
-        f"error: {hello}/part.yaml:2:15: secrets.s.file: secrets must not be shipped (rule 8.5)",
+        f"error: {hello}/part.yaml:2:15: secrets.s.file: {NO_SECRETS} (rule 8.5)",
     ]
 
 
@@ -98,10 +99,10 @@ def test_what_compose_finds_is_told_beside_what_our_rules_found_and_nothing_twic
     code, output = validate(a)
     told = [line.removeprefix(f"error: {a}/") for line in output.splitlines()]
     assert (code, [line.partition(" (rule")[0] for line in told]) == (2, [
-        "key.pem: a private key must not be shipped",
+        f"key.pem: {NO_KEYS}",
         f"compose.yaml:5:5: services.web.develop: {DEVELOP}",
         "compose.yaml:6:5: services.web.volumes: '../up' leads out of the archive",
-        "compose.yaml:10:15: secrets.s.file: secrets must not be shipped",
+        f"compose.yaml:10:15: secrets.s.file: {NO_SECRETS}",
         "compose.yaml:4:5: services.web.env_file: 'gone.env' is not in the archive",
         "compose.yaml:9:15: configs.c.file: 'c.txt' is not in the archive",
         "compose.yaml:7:3: services.db: no image: a device builds nothing, push the image and name it",
@@ -251,7 +252,7 @@ def test_push_tells_each_fault_as_one_of_the_folder(tmp_path: Path) -> None:
     done = call("push", hello, "127.0.0.1:1/components/hello:1.0.0", "--plain-http")
     assert isinstance(done.exception, FormatError)
     assert done.exception.faults == (
-        f"{hello}/tls/key.pem: a private key must not be shipped",
+        f"{hello}/tls/key.pem: {NO_KEYS}",
         f"{hello}/compose.yaml:4: services.web.develop: not accepted: it is for the machine of a developer",
     )
 

@@ -14,6 +14,7 @@ from margo_oci.compose import (
     images_of_template,
     without_default,
 )
+from margo_oci.composefile import NO_SECRETS
 from margo_oci.errors import ApplyError, FormatError
 
 
@@ -84,7 +85,8 @@ def test_what_a_device_does_not_run_is_a_fault(tmp_path: Path) -> None:
 def test_a_secret_file_is_a_fault_whether_it_is_there_or_not(tmp_path: Path) -> None:
     (tmp_path / "key.pem").touch()
     one = {**model(), "secrets": {"key": {"file": "key.pem"}}}
-    assert faults_of_template(one, tmp_path) == (["secrets.key.file: secrets must not be shipped"], [])
+    assert faults_of_template(one, tmp_path) == ([f"secrets.key.file: {NO_SECRETS}"], [])
+    assert "write ${MARGO_FILES}/NAME, and put the file, encrypted with `margo-oci encrypt`" in NO_SECRETS
 
 
 def test_a_device_builds_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from margo_oci.archive import Entry
 from margo_oci.compose import Compose, find_compose
-from margo_oci.composefile import SERVICE_KEYS, faults_of_model, faults_of_service
+from margo_oci.composefile import NO_SECRETS, SERVICE_KEYS, faults_of_model, faults_of_service
 from margo_oci.composereads import FILES_LIMIT, reads_only_the_archive, steers_no_compose
 from margo_oci.errors import FormatError
 from margo_oci.faults import Located
@@ -141,7 +141,7 @@ def test_8_7_what_compose_would_read_outside_is_refused_before_it_runs(thief: st
         (WEB + "configs: {c: {file: C:/x}}", "compose.yaml:2: configs.c.file: 'C:/x' leads out of the archive"),
         (WEB + "configs: {c: {file: '$$x'}}",
          "compose.yaml:2: configs.c.file: '$$x' holds a variable: name the file itself"),
-        (WEB + "secrets: {s: {file: app.env}}", "compose.yaml:2: secrets.s.file: secrets must not be shipped"),
+        (WEB + "secrets: {s: {file: app.env}}", f"compose.yaml:2: secrets.s.file: {NO_SECRETS}"),
         (WEB + "models: {m: {model: x}}", "compose.yaml:2: models: not accepted: it would get round the lock"),
         (service("credential_spec: {file: app.env}"),
          "compose.yaml:4: services.web.credential_spec: not accepted: it reads files of the device"),
