@@ -8,9 +8,11 @@ from typing import Any
 from margo_agent.address import EngineUnavailable
 from margo_agent.drift import Seen
 from margo_agent.model import COMPONENT_LABEL, DEPLOYMENT_LABEL, DEVICE_LABEL
+from margo_oci.errors import said
 from margo_oci.platforms import Platform
 
 DOCKER_WITH_ZSTD = 23
+CHECK_LIMIT_CHARS = 200
 _SERVICE_LABEL = "com.docker.compose.service"
 PROJECT_LABEL = "com.docker.compose.project"
 _HASH_LABEL = "com.docker.compose.config-hash"
@@ -31,6 +33,7 @@ class Container:
     status: str
     health: str
     exit_code: int
+    check: str = ""  # how its last health check failed, in words; "" if it did not
     restarts: int = 0
     model_hash: str = ""  # of the model that Compose made it from
     always_replaced: bool = False  # by Compose, whatever it was made from
@@ -51,6 +54,7 @@ class Container:
             status=state.get("Status", ""),
             health=_health(state),
             exit_code=state.get("ExitCode", 0),
+            check=_check(state),
             restarts=restarts if isinstance(restarts := attributes.get("RestartCount"), int) else 0,
             model_hash=labels.get(_HASH_LABEL, ""),
             always_replaced=_says_names(attributes.get("NetworkSettings")),
@@ -127,10 +131,25 @@ def is_podman(version: Mapping[str, Any]) -> bool:
     return any("podman" in str(one.get("Name")).lower() for one in version.get("Components") or ())
 
 
-def _health(state: Mapping[str, object]) -> str:
+def _healthcheck(state: Mapping[str, object]) -> Mapping[str, Any]:
     health = state.get("Health") or state.get("Healthcheck")  # Podman says Healthcheck
-    status = health.get("Status", "") if isinstance(health, dict) else ""
+    return health if isinstance(health, dict) else {}
+
+
+def _health(state: Mapping[str, object]) -> str:
+    status = _healthcheck(state).get("Status", "")
     return "" if status == "none" else str(status)
+
+
+def _check(state: Mapping[str, object]) -> str:
+    """Return how the last health check failed, with the end of what it printed; "" if it did not, or was none."""
+    log = _healthcheck(state).get("Log")
+    last = log[-1] if isinstance(log, list) and log else None
+    code = last.get("ExitCode") if isinstance(last, dict) else 0
+    if last is None or not isinstance(code, int) or not code:
+        return ""
+    printed = said(str(last.get("Output") or "").strip()[-CHECK_LIMIT_CHARS:])
+    return f"its health check ended with {code}{f' and said {printed!r}' if printed else ''}"
 
 
 def image_id_of(text: str) -> str:

@@ -74,14 +74,22 @@ class Runtime:
 
     def _up(self, part: Part, more: Sequence[str]) -> None:
         """Have Compose bring services of a part up. A stop, or a newer state, does not wait for it."""
-        self.compose.run(
-            ["up", "--detach", "--no-build", "--pull", "never", *more],
-            file=part.file,
-            project=part.project,
-            variables=part.variables,
-            timeout_s=part.timeout_s,
-            go_on=self.go_on,
-        )
+        try:
+            self.compose.run(
+                ["up", "--detach", "--no-build", "--pull", "never", *more],
+                file=part.file,
+                project=part.project,
+                variables=part.variables,
+                timeout_s=part.timeout_s,
+                go_on=self.go_on,
+            )
+        except ApplyError as error:
+            if error.code != "unhealthy":
+                raise
+            # Something depends on it. Compose says which container it is, and not why.
+            checked = [one for one in self.engine.containers() if one.project == part.project and one.check]
+            words = [f"service {one.service}: {one.check}" for one in checked]
+            raise ApplyError("; ".join([str(error), *words]), code=error.code) from None
 
     def _which(self, generation: Generation, part: Part) -> Sequence[str]:
         """Return what to tell Compose of a part that it would replace whole, whatever it was made from (Podman 4)."""
@@ -193,10 +201,15 @@ def _code_of(fallen: Container) -> str:
 
 
 def _fallen(container: Container, why: str, engine: Engine) -> str:
-    words = engine.last_words(container)
+    check = container.check if container.health == "unhealthy" else ""
+    words = "; ".join(filter(None, (check, engine.last_words(container))))
     return f"service {container.service} {why}{f': {words}' if words else ''}"
 
 
 def _waiting(containers: Sequence[Container]) -> str:
-    states = [f"{one.service} is {one.health or one.status}" for one in containers if not one.ready]
+    states = [
+        f"{one.service} is {one.health or one.status}{f' ({one.check})' if one.check else ''}"
+        for one in containers
+        if not one.ready
+    ]
     return ", ".join(states) or "no container came up"

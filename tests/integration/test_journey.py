@@ -158,13 +158,16 @@ def test_a_version_that_does_not_come_up_is_rolled_back_and_not_tried_again(site
 @pytest.mark.each_engine
 def test_a_failing_deployment_does_not_hold_up_another(site: Site, web_image: str) -> None:
     site.agent("once")
-    unhealthy = '    healthcheck: {test: ["CMD", "/bin/busybox", "false"], interval: 1s, retries: 1}\n'
+    check = '["CMD", "/bin/busybox", "cat", "/run/pressure"]'
+    unhealthy = f"    healthcheck: {{test: {check}, interval: 1s, retries: 1}}\n"
     site.component("hello", "1.2.0", web(web_image, HELLO, unhealthy))
     site.deployment("hello", "1.2.0", GREETING="new")
     site.deployment("pump", GREETING="faster")
     site.push()
     report = site.agent("once", expect=5)
     assert {one["name"]: one["state"] for one in report["deployments"]} == {"hello": "failed", "pump": "installed"}
+    assert "is unhealthy: its health check ended with 1" in report["message"]
+    assert "cat: can't open '/run/pressure': No such file or directory" in report["message"]
     assert (page(HELLO), page(PUMP)) == ("hello", "faster")
 
 

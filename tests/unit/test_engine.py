@@ -27,6 +27,22 @@ def test_a_container_is_what_its_engine_says() -> None:
     assert Container.of({**ANSWER, "Config": {"Labels": None}}).deployment == ""
 
 
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        (None, ""), ("rubbish", ""), ([], ""), ([None], ""), ([{"ExitCode": 0, "Output": "fine"}], ""),
+        ([{"ExitCode": 1, "Output": "old"}, {"ExitCode": 0}], ""), ([{"ExitCode": "1"}], ""),
+        ([{"ExitCode": 3}], "its health check ended with 3"),
+        ([{"ExitCode": 1, "Output": "off\x1b[31m\nnow\n"}], "its health check ended with 1 and said 'off [31m now'"),
+        ([{"ExitCode": 1, "Output": "x" * 5000 + "end"}], f"its health check ended with 1 and said '{'x' * 197}end'"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["Health", "Healthcheck"])
+def test_how_a_health_check_failed_is_told_in_one_short_line(name: str, log: Any, told: str) -> None:
+    state = {"Status": "running", name: {"Status": "unhealthy", "Log": log}}
+    assert Container.of({**ANSWER, "State": state}).check == told
+
+
 @pytest.mark.parametrize("name", ["State", "Config"])
 @pytest.mark.parametrize("value", [None, "running", []])
 def test_an_answer_that_says_nothing_of_a_container_is_the_engines_fault(name: str, value: Any) -> None:

@@ -16,7 +16,7 @@ from margo_agent.model import pinned, self_contained
 from margo_agent.plan import plan
 from margo_agent.room import Room
 from margo_agent.runtime import LOOK_EVERY_S, Runtime
-from margo_oci.compose import Compose
+from margo_oci.compose import Compose, failed
 from margo_oci.errors import ApplyError, FormatError
 from margo_oci.registry import Access, Registry
 from margo_oci.store import Store
@@ -174,6 +174,10 @@ def test_5_5_a_container_that_has_done_its_work_is_ready() -> None:
         (container(status="dead", exit_code=137), "service web exited with 137: web-1 says goodbye"),
         (container(health="unhealthy"), "service web is unhealthy: web-1 says goodbye"),
         (
+            replace(container(health="unhealthy"), check="its health check ended with 1"),
+            "service web is unhealthy: its health check ended with 1; web-1 says goodbye",
+        ),
+        (
             container(status="restarting", exit_code=1),
             "service web exited with 1 and restarts again and again: web-1 says goodbye",
         ),
@@ -188,8 +192,23 @@ def test_5_5_a_container_that_broke_is_told_at_once(broken: Container, message: 
 def test_5_5_the_timeout_bounds_the_waiting() -> None:
     with pytest.raises(ApplyError, match=r"^component web: not up after 30 s: web is starting$"):
         apply(lambda now_s: [container(health="starting")])
+    with pytest.raises(ApplyError, match=r"^component web: not up after 30 s: web is starting \(its check said so\)$"):
+        apply(lambda now_s: [replace(container(health="starting"), check="its check said so")])
     with pytest.raises(ApplyError, match=r"^component web: not up after 5 s: no container came up$"):
         apply(lambda now_s: [], part(timeout_s=5))
+
+
+def test_5_5_where_compose_waits_for_a_service_what_its_health_check_said_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuses(*_: Any, **__: Any) -> str:
+        raise failed("up", "dependency failed to start: container web-1 is unhealthy")
+
+    monkeypatch.setattr(Noted, "run", refuses)
+    db = replace(container("db", health="unhealthy"), check="its health check ended with 7")
+    with pytest.raises(ApplyError, match=r"web-1 is unhealthy; service db: its health check ended with 7$") as refused:
+        apply(lambda now_s: [db, container()])
+    assert refused.value.code == "unhealthy"
 
 
 def test_5_5_without_wait_nobody_waits() -> None:
