@@ -73,7 +73,7 @@ class Registry:
     """Reads from registries. Use as `async with`; `access` says how a host is reached.
 
     `mirrors` are asked first, where `access` names any. Blobs come at the `pace`; manifests and all that is small as
-    fast as they can.
+    fast as they can. `heard` is told of each answer that begins, with the host that was asked.
     """
 
     access: Callable[[str], Access]
@@ -81,6 +81,7 @@ class Registry:
     traffic: Traffic = field(default_factory=Traffic)
     pace: Pace = field(default_factory=Pace)
     monotonic_s: Callable[[], float] = time.monotonic
+    heard: Callable[[str, httpx2.Response], None] = lambda *_: None
     mirrors: Mirrors = field(init=False)
     _grants: Grants = field(init=False, repr=False)
     _clients: dict[str, httpx2.AsyncClient] = field(default_factory=dict)
@@ -340,7 +341,10 @@ class Registry:
     ) -> httpx2.Response:
         client = self._bulk_client(host) if large else self._client(host)
         self.traffic.requests += 1
-        return await client.send(client.build_request(method, url, headers=headers, content=body or None), stream=True)
+        request = client.build_request(method, url, headers=headers, content=body or None)
+        response = await client.send(request, stream=True)
+        self.heard(host, response)
+        return response
 
     def _next(self, response: httpx2.Response, url: httpx2.URL) -> httpx2.URL:
         following = url.join(response.headers["Location"])

@@ -1,11 +1,13 @@
 """What doctor makes of what it sees."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from margo_agent.clock import BUILT
@@ -15,10 +17,12 @@ from margo_agent.doctor import engine as engines
 from margo_agent.doctor import here, trust
 from margo_agent.doctor.check import Check, days_left, run_checks, worst
 from margo_agent.doctor.engine import LEAST_API
-from margo_agent.doctor.registry import _certificate, _remedy, _skew
+from margo_agent.doctor.registry import Heard, _certificate, _remedy, _skew
 from margo_agent.doctor.secrets import secrets
 from margo_oci.errors import TrustError
+from margo_oci.registry import Access, Registry
 from tests.simulators.plant import NOON, running_plant
+from tests.simulators.registry import SimulatedRegistry
 from tests.unit.headed import headed_plant
 
 MEMINFO = "MemTotal:  8000000 kB\nMemAvailable:  {} kB\n"
@@ -134,6 +138,19 @@ def test_a_clock_that_differs_from_the_registrys_is_found() -> None:
     assert check.status == "ok"
     assert _skew("soon", "registry.example", NOON) is None
     assert _skew("Sat, 01 Aug 2026 12:00:00", "registry.example", NOON) is None  # without a zone it says nothing
+
+
+def test_the_time_of_a_registry_is_heard_from_its_answers() -> None:
+    sim, heard = SimulatedRegistry(), Heard()
+
+    async def asked() -> None:
+        async with Registry(lambda _: Access(), transport_for=lambda _: sim.transport, heard=heard.note) as registry:
+            await registry.ping("registry.example")
+
+    asyncio.run(asked())
+    assert heard == Heard({"registry.example": ""}, {})
+    heard.note("registry.example", httpx2.Response(200, headers={"Date": "Sat, 01 Aug 2026 12:00:00 GMT"}))
+    assert heard.dates == {"registry.example": "Sat, 01 Aug 2026 12:00:00 GMT"}
 
 
 def test_a_certificate_of_the_registry_that_ends_soon_is_found() -> None:

@@ -22,48 +22,38 @@ SOON_S = 14 * 86400.0
 
 
 @dataclass
-class Listening(Registry):
-    """A registry of which is noted what time it says it is, and until when its certificate holds."""
+class Heard:
+    """What hosts say beside what is asked: what time it is, and until when their certificates hold."""
 
     dates: dict[str, str] = field(default_factory=dict)
     certificates: dict[str, str] = field(default_factory=dict)
 
-    async def _exchange(
-        self,
-        method: str,
-        url: httpx2.URL,
-        headers: dict[str, str],
-        host: str,
-        body: bytes = b"",
-        *,
-        large: bool = False,
-    ) -> httpx2.Response:
-        response = await super()._exchange(method, url, headers, host, body, large=large)
+    def note(self, host: str, response: httpx2.Response) -> None:
+        """Note it of an answer."""
         self.dates[host] = response.headers.get("Date", "")
         stream: Any = response.extensions.get("network_stream")
         secured = stream.get_extra_info("ssl_object") if stream else None
         certificate = secured.getpeercert() if secured else None
         if certificate:
             self.certificates[host] = str(certificate.get("notAfter", ""))
-        return response
 
 
 def registry(config: AgentConfig, now: datetime) -> Iterator[Check]:
     """Ask the registry what a look asks it, step by step."""
 
     async def collected() -> list[Check]:
-        listening = Listening(config.access)
-        async with listening:
-            return [one async for one in _asked(listening, config, now)]
+        heard = Heard()
+        async with Registry(config.access, heard=heard.note) as asked:
+            return [one async for one in _asked(asked, heard, config, now)]
 
     yield from asyncio.run(collected())
 
 
-async def _asked(listening: Listening, config: AgentConfig, now: datetime) -> AsyncIterator[Check]:
+async def _asked(asked: Registry, heard: Heard, config: AgentConfig, now: datetime) -> AsyncIterator[Check]:
     host = config.source.host
     started_s = time.monotonic()
     try:
-        await asyncio.wait_for(listening.ping(host), STEP_LIMIT_S)
+        await asyncio.wait_for(asked.ping(host), STEP_LIMIT_S)
         took_ms = (time.monotonic() - started_s) * 1000
         yield Check("registry", "ok", f"{host} answers in {took_ms:.0f} ms{_as_whom(config)}")
     except NotFound:
@@ -73,19 +63,19 @@ async def _asked(listening: Listening, config: AgentConfig, now: datetime) -> As
         return
     except (MargoError, OSError) as error:
         yield Check("registry", "fail", str(error), _remedy(str(error)))
-    if host not in listening.dates:
+    if host not in heard.dates:
         return  # not even reached
-    yield await _tag(listening, config)
-    for check in (_skew(listening.dates[host], host, now), _certificate(listening.certificates.get(host), now)):
+    yield await _tag(asked, config)
+    for check in (_skew(heard.dates[host], host, now), _certificate(heard.certificates.get(host), now)):
         if check:
             yield check
-    for mirror, fault in listening.mirrors.faults.items():
+    for mirror, fault in asked.mirrors.faults.items():
         yield Check("mirror", "warn", fault, f"see after {mirror}; the next mirror, and the registry, stand in for it")
 
 
-async def _tag(listening: Listening, config: AgentConfig) -> Check:
+async def _tag(asked: Registry, config: AgentConfig) -> Check:
     try:
-        digest = await asyncio.wait_for(listening.digest(config.look_at), STEP_LIMIT_S)
+        digest = await asyncio.wait_for(asked.digest(config.look_at), STEP_LIMIT_S)
     except NotFound as error:
         return Check(
             "tag", "fail", str(error), "publish there with margo-oci push (and head issue), or correct `source`"
