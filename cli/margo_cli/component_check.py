@@ -143,7 +143,8 @@ def _repeats(one: Located, told: Sequence[Located]) -> bool:
     """Tell whether a fault that Compose led to is one that our own rules have told, in other words."""
     if strange := _STRANGE.search(one.fault.message):
         known = {fault.fault.field.rpartition(".")[2] for fault in told}
-        return set(re.findall("'([^']*)'", strange[1])) <= known
+        named = set(re.findall("'([^']*)'", strange[1]))
+        return bool(named) and named <= known
     same = [fault.fault.message for fault in told if one.fault.field and fault.fault.field == one.fault.field]
     if one.fault.level == "error" and one.fault.field.endswith(".volumes"):  # each of them may have its own
         return one.fault.message in same

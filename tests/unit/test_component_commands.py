@@ -17,6 +17,7 @@ from margo_oci.archive import Entry
 from margo_oci.compose import compose_missing
 from margo_oci.composefile import NO_SECRETS
 from margo_oci.errors import FormatError
+from margo_oci.faults import located
 from margo_oci.interpolation import variables_of
 from margo_oci.package import COMPOSE, NO_KEYS, QUADLET, build_component
 from tests.unit.scenes import as_yaml, hostile, member
@@ -112,6 +113,14 @@ def test_what_compose_finds_is_told_beside_what_our_rules_found_and_nothing_twic
     assert validate(folder(tmp_path / "b", strange))[1].count("error: ") == 2
     strange = {"compose.yaml": WEB + "    foo: 1\n"}
     assert validate(folder(tmp_path / "c", strange))[1].count("error: ") == 1
+
+
+def test_what_compose_refuses_in_words_that_are_new_here_is_told() -> None:
+    words = "services.web additional properties {} not allowed"
+    told = [located("c", "8.8", "not accepted", field="services.web.foo")]
+    for key, repeated in (("'foo'", True), ("'foo', 'bar'", False), ('"foo"', False)):
+        assert component_check._repeats(located("c", "8.6", words.format(key)), told) is repeated
+    assert not component_check._repeats(located("c", "8.6", words.format("foo")), [])
 
 
 @pytest.mark.parametrize(
