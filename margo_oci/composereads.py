@@ -21,7 +21,8 @@ from margo_oci.yamldoc import NODE_LIMIT
 from margo_oci.yamltree import Node, parse_tree
 
 FILES_LIMIT = 32
-_DOTENV_NAME = re.compile(r"(?m)^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*(?:[=:]|$)")
+# Compose takes a name at the start of a line, after a byte order mark too, and right after the end of a quoted value.
+_DOTENV_NAME = re.compile(r"""(?:^\ufeff?|['"])\s*(?:export\s+)*([A-Za-z_][A-Za-z0-9_]*)\s*(?:[=:]|$)""")
 
 
 def reads_only_the_archive(entries: Sequence[Entry]) -> list[Located]:
@@ -41,10 +42,10 @@ def steers_no_compose(entries: Sequence[Entry]) -> list[Located]:
 
 def _steering(path: str, data: bytes) -> Iterator[Located]:
     for number, line in enumerate(re.split(r"[\n\r]", data.decode(errors="replace")), start=1):
-        name = _DOTENV_NAME.match(line)
-        if name and STEERING.fullmatch(name[1]):
-            words = f"{name[1]:.80} is not accepted: it steers Compose, not the workload"
-            yield located(path, "8.8", words, line=number)
+        for name in _DOTENV_NAME.findall(line):
+            if STEERING.fullmatch(name):
+                words = f"{name:.80} is not accepted: it steers Compose, not the workload"
+                yield located(path, "8.8", words, line=number)
 
 
 @dataclass(frozen=True)

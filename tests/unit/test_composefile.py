@@ -192,6 +192,18 @@ def test_8_8_a_dotenv_steers_no_compose(line: str) -> None:
     assert fault.endswith(" is not accepted: it steers Compose, not the workload")
 
 
+@pytest.mark.parametrize(
+    "before", ["\ufeff", "A='x' ", 'A="x"', "A='x\ny'\t", 'A: "x\\" y" export ', "\u00a0"],
+    ids=["a byte order mark", "a quoted value", "no blank", "lines in quotes", "an escaped quote", "an odd blank"],
+)  # fmt: skip
+def test_8_8_a_name_in_a_dotenv_is_found_wherever_compose_finds_it(before: str, tmp_path: Path) -> None:
+    text = "services: {web: {image: 'x:${TAG}'}}"
+    compose = real(tmp_path, {"compose.yaml": text, ".env": f"{before}TAG=2\n"})
+    assert compose.model(tmp_path, project="p", variables={})["services"]["web"]["image"] == "x:2"
+    (found,) = steers_no_compose(entries(WEB, **{".env": f"{before}DOCKER_HOST=tcp://x\n"}))
+    assert "DOCKER_HOST is not accepted" in str(found)
+
+
 def test_8_8_a_dotenv_gives_defaults_and_switches_profiles(tmp_path: Path) -> None:
     dotenv = "# COMPOSE_FILE=x\nTAG=2\nCOMPOSE_PROFILES=debug\n"
     text = "services: {web: {image: 'x:${TAG}'}, shell: {image: y, profiles: [debug]}}"
