@@ -69,13 +69,15 @@ class _Mounting:
 
     def __post_init__(self) -> None:
         self.faults: list[str] = []
-        self.paths: dict[tuple[str, str], str] = {}  # of configs and secrets, by kind and name
+        self.authored: set[tuple[str, str]] = set()  # configs and secrets, by kind and name
+        self.paths: dict[tuple[str, str], str] = {}  # of those of them that are files
 
     def named(self, kind: str, entries: Mapping[str, Any]) -> dict[str, Any]:
         """Return configs or secrets with the places of their files."""
         return {name: self._entry(kind, name, one) for name, one in entries.items()}
 
     def _entry(self, kind: str, name: str, one: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.authored.add((kind, name))
         path = self._path(one.get("file"))
         if path is None:
             return one
@@ -107,14 +109,18 @@ class _Mounting:
         file = self.files.get(self.paths.get((kind, source), ""))
         if not owner or file is None or not file.secret:
             return one
-        mine, suffix = model[kind][source], owner.replace(":", "-")
+        mine, suffix = model[kind][source], f"-{owner.replace(':', '-')}"
         if not all(_is_id(part) for part in owner.split(":")):
             self.faults.append(f"{kind}.{source}: uid and gid: numbers up to {_ID_LIMIT} are expected, got {owner:.80}")
             return one
+        copy = source + suffix
+        if (kind, copy) in self.authored:
+            self.faults.append(f"{kind}.{copy}: so the copy of {source} for {owner} is called: name this another way")
+            return one
         place = self._placed(f"{kind}.{source}.file", Use(file.path, owner), folders=False)
-        model[kind][f"{source}-{suffix}"] = {**mine, "name": f"{mine.get('name', source)}-{suffix}", "file": place}
+        model[kind][copy] = {**mine, "name": mine.get("name", source) + suffix, "file": place}
         kept = {key: value for key, value in one.items() if key not in ("uid", "gid", "mode")}
-        return {**kept, "source": f"{source}-{suffix}", "target": one.get("target") or f"{_TARGETS[kind]}{source}"}
+        return {**kept, "source": copy, "target": one.get("target") or f"{_TARGETS[kind]}{source}"}
 
     def _path(self, source: object) -> str | None:
         """Return where below the folder a path leads; None if it does not."""

@@ -460,6 +460,15 @@ def test_14_13_a_service_says_whom_its_copy_of_a_secret_belongs_to() -> None:
         mount({**given, **model(secrets=[{"source": "key", "uid": "root"}])}, secret("key"), plain("plain"))
 
 
+def test_14_13_a_copy_for_somebody_takes_no_name_that_the_author_gave_to_another_secret() -> None:
+    given = {
+        **model(secrets=[{"source": "key", "uid": "999"}, {"source": "key-999-0"}]),
+        "secrets": {"key": {"file": "/f/key"}, "key-999-0": {"file": "/f/other"}},
+    }
+    with pytest.raises(FormatError, match="secrets.key-999-0: so the copy of key for 999:0 is called"):
+        mount(given, secret("key"), secret("other"))
+
+
 @pytest.mark.parametrize("number", ["2147483648", "4294967295", "9999999999"])
 def test_14_13_a_number_that_is_no_user_is_refused_by_name(number: str) -> None:
     for owner in ("uid", "gid"):
