@@ -151,11 +151,10 @@ def _write_whole(path: Path, files: Mapping[str, Content], owner: str) -> None:
 
 
 def _write(path: Path, files: Mapping[str, Content]) -> None:
-    if "" not in files:
-        path.mkdir(mode=0o700)
     for name, content in files.items():
         file = path / name if name else path
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in reversed(Path(name).parents):  # one by one: what `parents` makes along the way has another mode
+            (path / folder).mkdir(mode=0o700, exist_ok=True)
         mode = 0o700 if content.executable else 0o600
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "wb") as stream:

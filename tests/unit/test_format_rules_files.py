@@ -446,6 +446,14 @@ def test_14_13_secrets_are_kept_in_memory_alone(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir(), *folder.glob("*/*"))} == {0o700}
 
 
+def test_14_13_a_folder_of_secrets_is_closed_however_deep_it_goes(tmp_path: Path) -> None:
+    secrets = Secrets(tmp_path / "memory", lambda: [], lambda _: "tmpfs", "agent")
+    secrets.write(secrets.folder_of(ID) / "all", {"a/b/c/key": Content(SECRET), "top": Content(SECRET)}, "")
+    folders = [path for path in secrets.folder.rglob("*") if path.is_dir()]
+    assert {path.name for path in folders} >= {"all", "a", "b", "c"}
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
+
+
 def test_14_13_a_service_says_whom_its_copy_of_a_secret_belongs_to() -> None:
     given = {
         **model(secrets=[{"source": "key", "uid": "999", "mode": "0440"}, {"source": "c", "gid": "7"}]),
