@@ -122,9 +122,9 @@ class Parts:
 
     def _opening_keys(self) -> "Sequence[PrivateKey]":
         # Imported when there is a secret: X.509 is needed for nothing else.
-        from margo_agent.device_identity import load_identity
+        from margo_agent.device_identity import load_keys
 
-        return load_identity(self.config).keys
+        return load_keys(self.config)
 
     @functools.cached_property
     def images(self) -> Images:

@@ -14,7 +14,7 @@ from margo_agent.config import AgentConfig
 from margo_oci.errors import FormatError
 from margo_oci.jwk import p256, thumbprint
 from margo_oci.keys import KEY_LIMIT_BYTES, FileKey, generate
-from margo_oci.store import sync_folder, write_whole
+from margo_oci.store import write_whole
 
 DEFAULT_DAYS = 3650
 _NAME_LIMIT_CHARS = 64  # of a common name (RFC 5280)
@@ -57,12 +57,22 @@ def certificate_file(config: AgentConfig) -> Path:
 
 def load_identity(config: AgentConfig) -> Identity:
     """Return this device's identity. Raises FormatError if it has none, or one that cannot be used."""
-    key = _key(key_file(config))
-    certificate = _certificate(certificate_file(config))
-    if p256(certificate.public_key(), str(certificate_file(config))) != key.public_key():
-        raise FormatError(f"identity: {certificate_file(config)} is not the certificate of {key_file(config)}")
-    earlier = [] if config.identity.key else [_earlier(config)]
-    return Identity(key, certificate, [_key(one) for one in earlier if one.exists()])
+    key, *earlier = load_keys(config)
+    file = certificate_file(config)
+    certificate = _certificate(file)
+    if p256(certificate.public_key(), str(file)) != key.public_key():
+        todo = "name the one that is" if config.identity.key else "make both anew: margo-agent identity init --renew"
+        raise FormatError(f"identity: {file} is not the certificate of {key_file(config)}: {todo}")
+    return Identity(key, certificate, earlier)
+
+
+def load_keys(config: AgentConfig) -> Sequence[PrivateKey]:
+    """Return the keys that open what is encrypted to this device, the present one first; they need no certificate.
+
+    Raises FormatError if there is none, or one that cannot be used.
+    """
+    earlier = () if config.identity.key or not _earlier(config).exists() else (_key(_earlier(config)),)
+    return (_key(key_file(config)), *earlier)
 
 
 def make_identity(
@@ -77,7 +87,7 @@ def make_identity(
         raise FormatError(f"identity.key: {key} was given to this device: it is not for the agent to replace")
     if key.exists() and not renew:
         raise FormatError(f"{key} is there already: show it with identity show, replace it with identity init --renew")
-    if _earlier(config).exists() and not drop_earlier:
+    if _opens_more(config) and not drop_earlier:
         raise FormatError(
             f"{_earlier(config)}: the key before the last renewal opens what was not encrypted anew since: once all "
             "is, --drop-earlier lets it go"
@@ -88,10 +98,9 @@ def make_identity(
     assert isinstance(made, PrivateKey)  # noqa: S101  (generate makes no other)
     if key.exists():
         write_whole(_earlier(config), key.read_bytes(), mode=0o600)
-    # The certificate goes first: with one that belongs to no key nothing is opened, and this is done again.
+    # The certificate goes first: where this is cut off after it, the old key opens as before, and this is done again.
     write_whole(certificate, _self_signed(made, config.device, now, days), mode=0o644)
     write_whole(key, private, mode=0o600)
-    sync_folder(key.parent)
     return load_identity(config)
 
 
@@ -105,6 +114,12 @@ def request_of(config: AgentConfig) -> str:
 
 def _earlier(config: AgentConfig) -> Path:
     return config.state_dir / "identity" / "earlier.key"
+
+
+def _opens_more(config: AgentConfig) -> bool:
+    """Tell whether the earlier key is another one: a renewal that was cut off leaves a copy of the present one."""
+    earlier, key = _earlier(config), key_file(config)
+    return earlier.exists() and not (key.exists() and key.read_bytes() == earlier.read_bytes())
 
 
 def _self_signed(key: PrivateKey, device: str, now: datetime, days: int) -> bytes:

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from margo_agent.config import load_config
-from margo_agent.device_identity import load_identity, make_identity
+from margo_agent.device_identity import load_identity, load_keys, make_identity
 from margo_agent.main import cli as agent
 from margo_cli.encrypt import encrypt
 from margo_oci.errors import FormatError
@@ -150,6 +150,20 @@ def test_after_it_was_renewed_the_old_key_still_opens(place: Path) -> None:
         make_identity(config, NOW, renew=True)
     third = make_identity(config, NOW, renew=True, drop_earlier=True)
     assert [thumbprint(one.public_key()) for one in third.keys] == [third.kid, second.kid]
+
+
+def test_a_renewal_that_was_cut_off_takes_nothing_away_and_is_done_again(place: Path) -> None:
+    config = load_config(place / "agent.yaml")
+    first = make_identity(config, NOW)
+    key = place / "state" / "identity" / "device.key"
+    before = key.read_bytes()
+    make_identity(config, NOW, renew=True)
+    key.write_bytes(before)  # the power went when the certificate was there, and the key was not
+    assert thumbprint(load_keys(config)[0].public_key()) == first.kid
+    with pytest.raises(FormatError, match="not the certificate of .*: make both anew: .* --renew"):
+        load_identity(config)
+    done = make_identity(config, NOW, renew=True)
+    assert [thumbprint(one.public_key()) for one in done.keys][1:] == [first.kid]
 
 
 def test_a_request_is_for_the_key_of_the_device(place: Path) -> None:
