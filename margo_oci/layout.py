@@ -137,11 +137,10 @@ class FolderFiles:
 def _plain_file(path: str | Path, *, what: str, dir_fd: int | None = None) -> BinaryIO:
     """Open a plain file: no link is followed, and nothing waits for who writes into a pipe."""
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
-    opened = os.fdopen(file, "rb", buffering=0)
     if not stat.S_ISREG(os.fstat(file).st_mode):
-        opened.close()
+        os.close(file)  # before `fdopen`, which refuses a folder and leaves it open
         raise FormatError(f"{what}: a plain file is expected")
-    return opened
+    return os.fdopen(file, "rb", buffering=0)
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,18 @@ def test_13_2_a_pipe_in_a_folder_holds_nobody_up(tmp_path: Path) -> None:
         open_layout(folder).size_bytes(DESCRIPTOR.digest)
 
 
+def test_13_2_a_folder_in_place_of_a_blob_is_refused_and_not_left_open(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "site", FILES)
+    layout = open_layout(folder)
+    (folder / PATH).unlink()
+    (folder / PATH).mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(FormatError, match="a plain file is expected"):
+            layout.size_bytes(DESCRIPTOR.digest)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_13_2_a_digest_leads_out_of_no_folder(tmp_path: Path) -> None:
     layout = open_layout(folder_of(tmp_path / "site", FILES))
     assert layout.size_bytes("sha256:../../index.json") is None
