@@ -1,6 +1,5 @@
 """A closure on its way into a layout: blobs fetched side by side and resumed, then a folder or a tar (format 13.4)."""
 
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from margo_oci.layout import NAME, Layout, frame, open_layout, tar_of
 from margo_oci.manifest import DOCKER_LIST, IMAGE_INDEX
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
-from margo_oci.store import Store, remove_folder
+from margo_oci.store import Store, remove_folder, replaced, sync_folder
 from margo_oci.transfer import pull_blob, side_by_side
 
 FETCHES_AT_ONCE = 6
@@ -37,9 +36,15 @@ class Plan:
     first: str = ""
 
     @property
+    def content(self) -> Sequence[Descriptor]:
+        """Manifests and blobs, each once, by digest."""
+        found = (*(node.descriptor for node in self.nodes), *(blob for _, blob in self.blobs))
+        return sorted(found, key=lambda one: one.digest)
+
+    @property
     def size_bytes(self) -> int:
         """How many bytes of content it is."""
-        return sum(len(node.data) for node in self.nodes) + sum(blob.size for _, blob in self.blobs)
+        return sum(one.size for one in self.content)
 
     @property
     def entries(self) -> Sequence[Descriptor]:
@@ -101,6 +106,7 @@ async def write_bundle(
     is_tar = output.suffix == ".tar"
     if not is_tar and output.suffix in (".gz", ".tgz", ".zst"):
         raise FormatError(f"{output}: a bundle is a folder or a .tar: what is in it is compressed already")
+    entries = joined(others, plan.entries)
     place = output.with_name(f"{output.name}.part") if is_tar else output
     store = Store(place)
     for node in plan.nodes:
@@ -119,7 +125,10 @@ async def write_bundle(
         _write_tar(plan, store, output)
         remove_folder(place)
         return output.stat().st_size
-    frame(output, joined(others, plan.entries))
+    for one in plan.content:
+        store.sync(one)
+    sync_folder(store.blobs)
+    frame(output, entries)
     if store.ingest.is_dir() and not any(store.ingest.iterdir()):
         store.ingest.rmdir()
     return plan.size_bytes
@@ -159,16 +168,10 @@ def _without(entry: Descriptor, *keys: str) -> Descriptor:
 
 
 def _write_tar(plan: Plan, store: Store, output: Path) -> None:
-    descriptors = {node.descriptor.digest: node.descriptor for node in plan.nodes}
-    descriptors |= {blob.digest: blob for _, blob in plan.blobs}
-    pieces = ((one, _last_pieces(store, one)) for _, one in sorted(descriptors.items()))
-    beside = output.with_name(f".{output.name}.new")
-    with beside.open("wb") as file:
+    pieces = ((one, _last_pieces(store, one)) for one in plan.content)
+    with replaced(output) as file:
         for piece in tar_of(plan.entries, pieces):
             file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(output)
 
 
 def _last_pieces(store: Store, descriptor: Descriptor) -> Iterator[bytes]:

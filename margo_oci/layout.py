@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol
 from margo_oci.content import MANIFEST_LIMIT_BYTES, Descriptor, canonical_json, check, is_digest, parse_json
 from margo_oci.errors import FormatError, said
 from margo_oci.manifest import IMAGE_INDEX
+from margo_oci.store import replaced
 from margo_oci.tarheaders import BLOCK_BYTES, EXTENSION_LIMIT_BYTES, check_records
 
 NAME = "org.opencontainers.image.ref.name"
@@ -249,12 +250,11 @@ MARKER_DATA = canonical_json({"imageLayoutVersion": VERSION})
 
 
 def frame(root: Path, entries: Iterable[Descriptor]) -> None:
-    """Make the folder `root`, in which the blobs are, a layout: the index comes last."""
+    """Make the folder `root`, in which the blobs are, a layout, durably: the index comes last."""
     root.mkdir(parents=True, exist_ok=True)
     for name, data in ((_MARKER, MARKER_DATA), (_INDEX, index_of(entries))):
-        beside = root / f".{name}.new"
-        beside.write_bytes(data)
-        beside.replace(root / name)
+        with replaced(root / name) as file:
+            file.write(data)
 
 
 def tar_of(entries: Iterable[Descriptor], blobs: Iterable[tuple[Descriptor, Iterator[bytes]]]) -> Iterator[bytes]:

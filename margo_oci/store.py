@@ -3,6 +3,7 @@
 A blob is checked each time it is read, so a write that a power cut lost costs a fetch, never a wrong byte.
 """
 
+import errno
 import fcntl
 import os
 import secrets
@@ -10,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from margo_oci.archive import Entry
 from margo_oci.content import Descriptor, Verifier, check, digest_of
@@ -55,6 +57,10 @@ class Store:
         except TrustError:
             self.drop(descriptor)
             raise
+
+    def sync(self, descriptor: Descriptor) -> None:
+        """Make a blob durable: the store itself does not mind what a power cut takes."""
+        _sync(self.path(descriptor))
 
     def drop(self, descriptor: Descriptor) -> None:
         """Remove a blob, and what came of it."""
@@ -179,26 +185,46 @@ class Part:
             chunk = chunk[os.write(self.file, chunk) :]
 
 
-def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace `path` so that after a power cut it holds either the old or the new content, whole."""
+@contextmanager
+def replaced(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
+    """Yield the file that takes the place of `path` once it is whole; without a `mode`, the umask says it.
+
+    After a power cut `path` holds either the old or the new content. No link is followed.
+    """
     beside = path.with_name(f".{path.name}.new")
-    file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(beside, flags, 0o666 if mode is None else mode)
     try:
         with os.fdopen(file, "wb") as stream:
-            os.fchmod(stream.fileno(), mode)  # one that a power cut left may have had another
-            stream.write(data)
+            if mode is not None:
+                os.fchmod(stream.fileno(), mode)  # one that a power cut left may have had another
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(path)
-    except OSError:
+    except (Exception, KeyboardInterrupt):
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
+def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace `path` so that after a power cut it holds either the old or the new content, whole."""
+    with replaced(path, mode=mode) as stream:
+        stream.write(data)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Make the names in `folder` durable; some shares have no way to do that (fsync(2), EINVAL)."""
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(file)
     finally:

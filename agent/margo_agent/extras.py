@@ -1,6 +1,5 @@
 """The extra files of deployments on this device: read from their layers, laid out for Compose, placed to be mounted."""
 
-import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -75,7 +74,8 @@ class Extras:
         store, kept = Store(self.root), {}
         for layer in placed.files:
             if layer.annotations[TITLE] in used:
-                _link(store.path(layer), _kept(folder, layer))
+                store.sync(layer)
+                _kept(folder, layer).hardlink_to(store.path(layer))
                 kept[layer.annotations[TITLE]] = layer.to_dict()
         write_whole(folder / LAYERS / _INDEX, canonical_json(kept))
         for placement in placing.placements:
@@ -158,13 +158,3 @@ def _read(store: Store, layer: Descriptor) -> ExtraFile:
 
 def _kept(folder: Path, layer: Descriptor) -> Path:
     return folder / LAYERS / layer.digest.removeprefix("sha256:")
-
-
-def _link(blob: Path, kept: Path) -> None:
-    """Keep a blob under another name, durably: the store itself does not mind what a power cut takes."""
-    file = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-    kept.hardlink_to(blob)

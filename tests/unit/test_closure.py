@@ -1,7 +1,9 @@
 """What a state leads to, found in a simulated registry, and what of it is carried."""
 
 import asyncio
+import errno
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +200,41 @@ def test_13_4_a_wrong_byte_from_the_registry_gets_into_no_bundle(sim: SimulatedR
     assert not (tmp_path / "site.tar").exists()
     with pytest.raises(FormatError, match=r"a folder or a \.tar"):
         written(sim, plan_bundle(closed(sim)), tmp_path / "site.tar.gz")
+
+
+def test_13_4_a_bundle_that_cannot_be_written_leaves_no_half_of_it(
+    sim: SimulatedRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Iterator[bytes]:
+        yield b"half of it"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    publish(sim)
+    plan = plan_bundle(closed(sim))
+    with monkeypatch.context() as patched:
+        patched.setattr("margo_oci.bundle.tar_of", full)
+        with pytest.raises(OSError, match="No space left"):
+            written(sim, plan, tmp_path / "site.tar")
+    assert [path.name for path in tmp_path.iterdir()] == ["site.tar.part"]
+    assert written(sim, plan, tmp_path / "site.tar").exists()
+
+
+@pytest.mark.parametrize("name", ["site", "site.tar"])
+def test_13_4_a_bundle_is_on_the_disk_before_its_name_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sim, synced = SimulatedRegistry(), set[int]()
+    really = os.fsync
+
+    def noted(file: int) -> None:
+        synced.add(os.fstat(file).st_ino)
+        really(file)
+
+    publish(sim)
+    monkeypatch.setattr("os.fsync", noted)
+    bundle = written(sim, plan_bundle(closed(sim)), tmp_path / name)
+    there = [bundle, *bundle.rglob("*")] if bundle.is_dir() else [bundle, tmp_path]
+    assert {path.name for path in there if path.stat().st_ino not in synced} <= {"blobs"}
 
 
 def test_13_5_of_several_scopes_a_device_finds_its_own(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_renewal_that_was_cut_off_takes_nothing_away_and_is_done_again(place: 
     make_identity(config, NOW, renew=True)
     key.write_bytes(before)  # the power went when the certificate was there, and the key was not
     assert thumbprint(load_keys(config)[0].public_key()) == first.kid
-    with pytest.raises(FormatError, match="not the certificate of .*: make both anew: .* --renew"):
+    with pytest.raises(FormatError, match=r"not the certificate of .*: make both anew: .* --renew"):
         load_identity(config)
     done = make_identity(config, NOW, renew=True)
     assert [thumbprint(one.public_key()) for one in done.keys][1:] == [first.kid]

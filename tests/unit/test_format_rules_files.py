@@ -447,7 +447,7 @@ def test_14_13_secrets_are_kept_in_memory_alone(tmp_path: Path) -> None:
 
 
 def test_14_13_a_folder_of_secrets_is_closed_however_deep_it_goes(tmp_path: Path) -> None:
-    secrets = Secrets(tmp_path / "memory", lambda: [], lambda _: "tmpfs", "agent")
+    secrets = Secrets(tmp_path / "memory", list, lambda _: "tmpfs", "agent")
     secrets.write(secrets.folder_of(ID) / "all", {"a/b/c/key": Content(SECRET), "top": Content(SECRET)}, "")
     folders = [path for path in secrets.folder.rglob("*") if path.is_dir()]
     assert {path.name for path in folders} >= {"all", "a", "b", "c"}
@@ -473,7 +473,7 @@ def test_14_13_a_copy_for_somebody_takes_no_name_that_the_author_gave_to_another
         **model(secrets=[{"source": "key", "uid": "999"}, {"source": "key-999-0"}]),
         "secrets": {"key": {"file": "/f/key"}, "key-999-0": {"file": "/f/other"}},
     }
-    with pytest.raises(FormatError, match="secrets.key-999-0: so the copy of key for 999:0 is called"):
+    with pytest.raises(FormatError, match=r"secrets.key-999-0: so the copy of key for 999:0 is called"):
         mount(given, secret("key"), secret("other"))
 
 

@@ -96,11 +96,11 @@ def test_13_2_a_folder_in_place_of_a_blob_is_refused_and_not_left_open(tmp_path:
     layout = open_layout(folder)
     (folder / PATH).unlink()
     (folder / PATH).mkdir()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         with pytest.raises(FormatError, match="a plain file is expected"):
             layout.size_bytes(DESCRIPTOR.digest)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_13_2_a_digest_leads_out_of_no_folder(tmp_path: Path) -> None:
@@ -202,6 +202,16 @@ def test_13_4_a_store_becomes_a_layout(tmp_path: Path) -> None:
     frame(tmp_path, [DESCRIPTOR])
     assert open_layout(tmp_path).small(DESCRIPTOR.digest) == BLOB
     assert json.loads((tmp_path / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
+
+
+@pytest.mark.parametrize("name", [".index.json.new", ".oci-layout.new"])
+def test_13_2_a_link_on_a_stick_leads_nobody_who_writes_a_bundle_elsewhere(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    folder = folder_of(tmp_path / "site", FILES)
+    (folder / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic link"):
+        frame(folder, [DESCRIPTOR])
+    assert (tmp_path / "mine").read_bytes() == b"mine"
 
 
 def test_13_5_a_blob_that_is_not_what_its_name_says_is_no_blob(tmp_path: Path) -> None:
