@@ -9,7 +9,7 @@ from margo_oci.content import SIGNATURE_LIMIT_BYTES, Descriptor
 from margo_oci.desired_state import DesiredState
 from margo_oci.errors import FormatError
 from margo_oci.images import LAYER_LIMIT_BYTES
-from margo_oci.layout import NAME, Layout, frame, open_layout, tar_of
+from margo_oci.layout import NAME, Layout, frame, index_of, open_layout, tar_of
 from margo_oci.manifest import DOCKER_LIST, IMAGE_INDEX
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
@@ -101,12 +101,13 @@ async def write_bundle(
     """Fetch what is missing, and write the layout; return its size in bytes. `others` are entries that it has already.
 
     Every byte is held against its digest before it is written. What a cut-off attempt left is gone on from: for a tar
-    it lies in the folder `<output>.part`. Raises RegistryError, TrustError.
+    it lies in the folder `<output>.part`. Raises RegistryError, TrustError; FormatError for more than a layout has.
     """
     is_tar = output.suffix == ".tar"
     if not is_tar and output.suffix in (".gz", ".tgz", ".zst"):
         raise FormatError(f"{output}: a bundle is a folder or a .tar: what is in it is compressed already")
     entries = joined(others, plan.entries)
+    index_of(entries)  # too many are refused before anything is fetched
     place = output.with_name(f"{output.name}.part") if is_tar else output
     store = Store(place)
     for node in plan.nodes:

@@ -239,18 +239,24 @@ def _extension(header: tarfile.TarInfo, data: bytes, what: str) -> dict[str, str
 
 
 def index_of(entries: Iterable[Descriptor]) -> bytes:
-    """Return `index.json`: the same entries give the same bytes."""
+    """Return `index.json`: the same entries give the same bytes. Raises FormatError for more than is read (13.1)."""
     listed = sorted(entries, key=lambda one: (one.annotations.get(NAME, ""), one.digest))
-    return canonical_json(
+    data = canonical_json(
         {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [one.to_dict() for one in listed]}
     )
+    if len(listed) > ENTRY_LIMIT or len(data) > INDEX_LIMIT_BYTES:
+        raise FormatError(
+            f"{_INDEX}: {len(listed)} entries in {len(data)} bytes, at most {ENTRY_LIMIT} in {INDEX_LIMIT_BYTES} are "
+            "read: take fewer references at once"
+        )
+    return data
 
 
 MARKER_DATA = canonical_json({"imageLayoutVersion": VERSION})
 
 
 def frame(root: Path, entries: Iterable[Descriptor]) -> None:
-    """Make the folder `root`, in which the blobs are, a layout, durably: the index comes last."""
+    """Make the folder `root`, in which the blobs are, a layout, durably: the index comes last. Raises FormatError."""
     root.mkdir(parents=True, exist_ok=True)
     for name, data in ((_MARKER, MARKER_DATA), (_INDEX, index_of(entries))):
         with replaced(root / name) as file:

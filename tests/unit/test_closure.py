@@ -202,6 +202,20 @@ def test_13_4_a_wrong_byte_from_the_registry_gets_into_no_bundle(sim: SimulatedR
         written(sim, plan_bundle(closed(sim)), tmp_path / "site.tar.gz")
 
 
+def test_13_1_a_bundle_that_nobody_could_read_is_refused_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sim = SimulatedRegistry()
+    publish(sim)
+    plan = plan_bundle(closed(sim))
+    sim.forget()
+    monkeypatch.setattr("margo_oci.layout.ENTRY_LIMIT", 3)
+    with pytest.raises(FormatError, match="take fewer references at once"):
+        written(sim, plan, tmp_path / "site.tar")
+    assert not sim.requests
+    assert not list(tmp_path.iterdir())
+
+
 def test_13_4_a_bundle_that_cannot_be_written_leaves_no_half_of_it(
     sim: SimulatedRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

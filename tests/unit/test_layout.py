@@ -11,7 +11,7 @@ import pytest
 
 from margo_oci.content import Descriptor, canonical_json, digest_of
 from margo_oci.errors import FormatError, TrustError
-from margo_oci.layout import ENTRY_LIMIT, MARKER_DATA, NAME, frame, index_of, open_layout, tar_of
+from margo_oci.layout import ENTRY_LIMIT, INDEX_LIMIT_BYTES, MARKER_DATA, NAME, frame, index_of, open_layout, tar_of
 from margo_oci.store import Store
 from tests.unit.scenes import gzip_of, member
 from tests.unit.scenes import tar_of as any_tar
@@ -202,6 +202,15 @@ def test_13_4_a_store_becomes_a_layout(tmp_path: Path) -> None:
     frame(tmp_path, [DESCRIPTOR])
     assert open_layout(tmp_path).small(DESCRIPTOR.digest) == BLOB
     assert json.loads((tmp_path / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
+
+
+def test_13_1_no_more_entries_are_written_than_are_read() -> None:
+    many = [Descriptor.of(b"", "text/plain", {NAME: f"registry.example/a:{number}"}) for number in range(ENTRY_LIMIT)]
+    assert index_of(many)
+    with pytest.raises(FormatError, match=r"20001 entries .* take fewer references at once"):
+        index_of([*many, DESCRIPTOR])
+    with pytest.raises(FormatError, match="at most 20000 in 8388608 are read"):
+        index_of([Descriptor.of(b"", "text/plain", {NAME: "x" * INDEX_LIMIT_BYTES})])
 
 
 @pytest.mark.parametrize("name", [".index.json.new", ".oci-layout.new"])
