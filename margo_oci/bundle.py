@@ -1,5 +1,6 @@
 """A closure on its way into a layout: blobs fetched side by side and resumed, then a folder or a tar (format 13.4)."""
 
+import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,13 +112,12 @@ async def write_bundle(
     place = output.with_name(f"{output.name}.part") if is_tar else output
     store = Store(place)
     for node in plan.nodes:
-        if not store.has(node.descriptor):
-            store.add(node.descriptor, node.data)
+        store.add(node.descriptor, node.data)
 
     async def fetch(at: Reference, blob: Descriptor) -> None:
-        if not store.has(blob) and blob.data is not None:
+        if blob.data is not None:
             store.add(blob, blob.data)
-        elif not store.has(blob):
+        elif not await asyncio.to_thread(store.holds, blob):
             await pull_blob(registry, at, blob, store, limit_bytes=LAYER_LIMIT_BYTES)
         progress(blob)
 

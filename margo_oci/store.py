@@ -62,6 +62,15 @@ class Store:
         """Make a blob durable: the store itself does not mind what a power cut takes."""
         _sync(self.path(descriptor))
 
+    def holds(self, descriptor: Descriptor) -> bool:
+        """Tell whether the blob is here, by all of its bytes; one that went bad on the disk is dropped."""
+        try:
+            for _ in self.pieces(descriptor):
+                pass
+        except (FileNotFoundError, TrustError):
+            return False
+        return True
+
     def drop(self, descriptor: Descriptor) -> None:
         """Remove a blob, and what came of it."""
         self.path(descriptor).unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from margo_oci.offering import Offer
 from margo_oci.platforms import Platform
 from margo_oci.reference import Reference, parse_reference
 from margo_oci.registry import Registry
+from margo_oci.store import Store
 from tests.simulators.registry import SimulatedRegistry
 from tests.unit.scenes import deployment, parameter
 
@@ -200,6 +201,21 @@ def test_13_4_a_wrong_byte_from_the_registry_gets_into_no_bundle(sim: SimulatedR
     assert not (tmp_path / "site.tar").exists()
     with pytest.raises(FormatError, match=r"a folder or a \.tar"):
         written(sim, plan_bundle(closed(sim)), tmp_path / "site.tar.gz")
+
+
+@pytest.mark.parametrize("name", ["site", "site.tar"])
+def test_13_4_what_a_power_cut_left_in_a_bundle_is_held_against_its_digest(name: str, tmp_path: Path) -> None:
+    sim = SimulatedRegistry()
+    digest = publish(sim)
+    plan = plan_bundle(closed(sim))
+    left = Store(tmp_path / (name if name == "site" else "site.tar.part")).blobs
+    left.mkdir(parents=True)
+    held = {digest_of(b"an archive"): b"an archive", digest: sim.repositories["fleet/edge-17"].manifests[digest]}
+    for lost in held:  # the names are there, what is in the files is not
+        (left / lost.removeprefix("sha256:")).write_bytes(bytes(len(held[lost])))
+    layout = open_layout(written(sim, plan, tmp_path / name))
+    assert layout.small(digest_of(b"an archive")) == b"an archive"
+    assert layout.small(digest) is not None
 
 
 def test_13_1_a_bundle_that_nobody_could_read_is_refused_before_anything_is_fetched(
