@@ -135,7 +135,9 @@ class Closure:
             known = self.nodes.get(received.digest) or _read(reference, kind, received)
             below = below and received.digest not in self.nodes
             known = replace(known, below=below)
-        names = {str(reference)} if reference.tag and not reference.digest else set[str]()
+        # Some registries take the tag for a list of referrers for another name of the subject itself: it is none.
+        own = known.descriptor.digest.replace(":", "-")
+        names = {str(reference)} if reference.tag not in ("", own) and not reference.digest else set[str]()
         return self._keep(replace(known, names=known.names | names, travels=known.travels or travels))
 
     def _keep(self, node: Node) -> Node:

@@ -40,11 +40,15 @@ def source() -> SimulatedRegistry:
     return sim
 
 
-def copied(sim: SimulatedRegistry, to: SimulatedRegistry, store: Path, at: Callable[[Reference], Reference]) -> Copied:
+def copied(
+    sim: SimulatedRegistry, to: SimulatedRegistry, store: Path, at: Callable[[Reference], Reference],
+    *taken: Reference,
+) -> Copied:  # fmt: skip
     async def work() -> Copied:
         async with door(sim) as registry, door(to) as destination:
             closure = Closure(registry)
-            await closure.artifact(SOURCE)
+            for one in taken or (SOURCE,):
+                await closure.artifact(one)
             copier = Copier(
                 source=registry, destination=destination, uploader=SimulatedUploader(to), store=Store(store), to=at
             )
@@ -97,6 +101,13 @@ def test_13_9_a_copy_that_is_cut_off_shows_nothing(tmp_path: Path) -> None:
     sim.blobs[digest_of(LAYER)] = LAYER
     assert copied(sim, to, tmp_path, renamed(SOURCE, TO)).sent >= 1
     assert to.repositories["copied/web"].tags["stable"] == IMAGE.digest
+
+
+def test_13_9_what_a_registry_also_has_under_the_tag_of_its_referrers_is_copied(tmp_path: Path) -> None:
+    sim, to = source(), SimulatedRegistry(host="registry.plant")
+    sim.put_manifest("images/web", IMAGE.digest.replace(":", "-"), IMAGE.data)
+    copied(sim, to, tmp_path, renamed(SOURCE.at(IMAGE.digest), TO), SOURCE.at(IMAGE.digest))
+    assert IMAGE.digest in to.repositories["copied/web"].manifests
 
 
 def test_13_9_of_many_each_keeps_its_repository() -> None:
