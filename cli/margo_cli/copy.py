@@ -47,6 +47,8 @@ def copy(session: Session, source: str, destination: str) -> None:
 async def _copy(session: Session, source: str, destination: str, layout: Path | None, to_layout: Path | None) -> Copied:
     async with AsyncExitStack() as opened:
         offer = Offer(open_layout(layout.resolve())) if layout else None
+        if offer:
+            offer.check_unambiguous()  # below one host each name has one place
         references = list(offer.all_references) if offer else [parse_reference(source)]
         if not references:
             raise FormatError(

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from margo_cli.main import cli
 from margo_oci.content import Descriptor, digest_of
 from margo_oci.errors import FormatError, NotFound, TrustError
 from margo_oci.layout import NAME, Layout, frame, open_layout
@@ -139,6 +141,13 @@ def test_13_8_one_name_for_two_things_is_not_served(tmp_path: Path) -> None:
     assert body(offer.answer("/v2/fleet/edge-17/manifests/latest", {}, host="other.example")) == SIGNATURE.data
     with pytest.raises(FormatError, match="fleet/edge-17:latest is one thing in one registry and another in another"):
         offer.check_unambiguous()
+
+
+def test_13_9_two_things_that_would_get_one_name_are_not_copied(tmp_path: Path) -> None:
+    layout_of(tmp_path, {f"{HOST}/a:1": STATE.data, "other.example/a:1": SIGNATURE.data})
+    done = CliRunner().invoke(cli, ["copy", f"oci:{tmp_path}", "registry.plant:5000"], standalone_mode=False)
+    assert isinstance(done.exception, FormatError)
+    assert "a:1 is one thing in one registry and another in another" in str(done.exception)
 
 
 def test_13_5_the_door_for_registries_reads_a_layout(layout: Layout) -> None:
