@@ -58,19 +58,10 @@ class Copier:
         await side_by_side([self._blob(*move, sent, fetched) for move in moves.values()], at_once=AT_ONCE)
         for blob in {blob.digest: blob for _, _, blob in moves.values() if blob.digest in fetched}.values():
             self.store.drop(blob)
-        for kind in (self._below, self._subject_first):
-            for node in kind(nodes):
-                await self._manifest(node)
+        for node in _in_order(nodes):
+            await self._manifest(node)
         await side_by_side([self._tag(node, name) for node in nodes for name in node.names], at_once=AT_ONCE)
         return Copied(len(sent), len(moves) - len(sent), sum(sent))
-
-    def _below(self, nodes: Sequence[Node]) -> Sequence[Node]:
-        """Return what an index lists: registries want it before the index."""
-        return [node for node in nodes if node.below]
-
-    def _subject_first(self, nodes: Sequence[Node]) -> Sequence[Node]:
-        rest = [node for node in nodes if not node.below and not _is_list(node)]
-        return sorted(rest, key=lambda node: bool(node.subject))  # of two that refer the first was found first
 
     async def _blob(
         self, source: Reference, to: Reference, blob: Descriptor, sent: list[int], fetched: set[str]
@@ -110,6 +101,19 @@ class Copier:
         if not _LIST_TAG.fullmatch(reference.tag):
             at = self.to(reference)
             await asyncio.to_thread(self.uploader.manifest, at, node.data, node.descriptor.media_type)
+
+
+def _in_order(nodes: Sequence[Node]) -> Sequence[Node]:
+    """Return what is sent: what an index lists before it, as registries want it, and subjects before what refers."""
+    subjects = {node.descriptor.digest: node.subject for node in nodes}
+
+    def depth(node: Node) -> int:
+        steps, at = 0, node.subject
+        while at:
+            steps, at = steps + 1, subjects.get(at, "")
+        return steps
+
+    return sorted((node for node in nodes if not _is_list(node)), key=lambda node: (not node.below, depth(node)))
 
 
 def _is_list(node: Node) -> bool:

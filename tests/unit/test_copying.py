@@ -103,6 +103,16 @@ def test_13_9_a_copy_that_is_cut_off_shows_nothing(tmp_path: Path) -> None:
     assert to.repositories["copied/web"].tags["stable"] == IMAGE.digest
 
 
+def test_13_9_what_is_referred_to_goes_before_what_refers_to_it(tmp_path: Path) -> None:
+    sim, to = source(), SimulatedRegistry(host="registry.plant")
+    taken = [SOURCE.at(one.digest) for one in (OVER_IT, SIGNATURE, IMAGE)]  # as a layout may list them
+    copied(sim, to, tmp_path, renamed(SOURCE, TO), *taken)
+    sent = list(to.repositories["copied/web"].manifests)
+    assert [sent.index(one.digest) for one in (IMAGE, SIGNATURE, OVER_IT)] == sorted(
+        sent.index(one.digest) for one in (IMAGE, SIGNATURE, OVER_IT)
+    )
+
+
 def test_13_9_what_a_registry_also_has_under_the_tag_of_its_referrers_is_copied(tmp_path: Path) -> None:
     sim, to = source(), SimulatedRegistry(host="registry.plant")
     sim.put_manifest("images/web", IMAGE.digest.replace(":", "-"), IMAGE.data)
