@@ -13,9 +13,9 @@ from margo_oci.content import EMPTY_CONFIG, Descriptor
 from margo_oci.desired_state import LOCK, DesiredState, Lock, parse_state
 from margo_oci.errors import FormatError, NotFound
 from margo_oci.freshness import head_tag
-from margo_oci.images import index_entries
+from margo_oci.images import index_entries, media_type_of
 from margo_oci.layout import NAME
-from margo_oci.manifest import IMAGE_MANIFEST, Manifest, kind_of
+from margo_oci.manifest import DOCKER_LIST, IMAGE_INDEX, Manifest, kind_of
 from margo_oci.platforms import Platform
 from margo_oci.publish import claim
 from margo_oci.reference import Reference, parse_image, parse_reference
@@ -196,10 +196,10 @@ def _read(reference: Reference, kind: str, received: Received) -> Node:
     what = f"{reference.name}@{received.digest[:19]}"
     at = reference.at(received.digest)
     if index_entries(received.data, what) is not None:
-        descriptor = Descriptor.of(received.data, received.media_type)
+        descriptor = Descriptor.of(received.data, media_type_of(received, (IMAGE_INDEX, DOCKER_LIST)))
         return Node(reference=at, kind=kind or "index", data=received.data, descriptor=descriptor)
     manifest = Manifest.from_bytes(received.data, what=what)
-    descriptor = Descriptor.of(received.data, received.media_type or IMAGE_MANIFEST)
+    descriptor = Descriptor.of(received.data, media_type_of(received))
     blobs = {one.digest: one for one in (manifest.config, *manifest.layers)}
     return Node(
         reference=at,

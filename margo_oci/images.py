@@ -55,7 +55,7 @@ async def read_image(registry: Registry, reference: Reference, platform: Platfor
     data = await registry.small_blob(reference, manifest.config, limit_bytes=MANIFEST_LIMIT_BYTES)
     return Image(
         reference=reference,
-        manifest=Descriptor.of(received.data, _media_type(received)),
+        manifest=Descriptor.of(received.data, media_type_of(received)),
         manifest_data=received.data,
         config=manifest.config,
         config_data=data,
@@ -108,10 +108,10 @@ def _index(data: bytes, what: str) -> Mapping[str, Any] | None:
     return raw
 
 
-def _media_type(received: Received) -> str:
-    """Return what a manifest says it is: the registry's word for it is only for those that do not say."""
+def media_type_of(received: Received, known: Sequence[str] = (IMAGE_MANIFEST, DOCKER_MANIFEST)) -> str:
+    """Return what a manifest says it is, or else the registry: one of `known`, the first if neither says one."""
     said_type = parse_json(received.data, what="manifest").get("mediaType", received.media_type)
-    return DOCKER_MANIFEST if said_type == DOCKER_MANIFEST else IMAGE_MANIFEST
+    return said_type if said_type in known else known[0]
 
 
 def _for_platform(index: Mapping[str, Any], platform: Platform, what: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from margo_agent.importing import missing_words, source_in
@@ -24,7 +25,7 @@ from margo_oci.platforms import Platform
 from margo_oci.reference import Reference, parse_reference
 from margo_oci.registry import Registry
 from margo_oci.store import Store
-from tests.simulators.registry import SimulatedRegistry
+from tests.simulators.registry import ALWAYS, SimulatedRegistry
 from tests.unit.scenes import deployment, parameter
 
 STATE = parse_reference("registry.example/fleet/edge-17:latest")
@@ -140,6 +141,18 @@ def test_13_6_every_name_is_listed_once_and_what_an_index_lists_is_not(sim: Simu
     assert not any(layout.size_bytes(entry.digest) is None for entry in layout.entries)
     for layer in ("amd64", "arm64"):
         assert layout.small(digest_of(f"layer for {layer}".encode())) is not None
+
+
+def test_13_1_what_a_registry_calls_a_manifest_makes_no_bundle_unreadable(tmp_path: Path) -> None:
+    def miscalled(_: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
+        return httpx2.Response(response.status_code, content=response.content, headers={"Content-Type": "page"})
+
+    sim = SimulatedRegistry()
+    publish(sim)
+    sim.fail(miscalled, on="/manifests/", times=ALWAYS)
+    layout = open_layout(written(sim, plan_bundle(closed(sim)), tmp_path / "site"))
+    types = {entry.annotations[NAME]: entry.media_type for entry in layout.entries}
+    assert (types[str(STATE)], types[IMAGE]) == (IMAGE_MANIFEST, IMAGE_INDEX)
 
 
 def test_13_7_what_is_new_is_a_state_and_what_is_small(sim: SimulatedRegistry, tmp_path: Path) -> None:
