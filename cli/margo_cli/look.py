@@ -24,7 +24,6 @@ from margo_oci.files import SUFFIX, ExtraFile, read_file_layer
 from margo_oci.manifest import CREATED
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
-from margo_oci.store import Store
 from margo_oci.transfer import Judge, fetch, open_state, referrers
 from margo_oci.trust import TrustAnything, Verified
 
@@ -34,21 +33,20 @@ async def read_state(
 ) -> tuple[Verified, Mapping[str, Placed]]:
     """Resolve, verify, fetch and read a state. Raises TrustError, RegistryError, FormatError."""
     verified = await open_state(registry, reference, judge)
-    store = cache()
     with session.progress("fetching", len(verified.state.manifest.layers)) as progress:
-        await fetch(verified, registry, reference, store, progress=progress)
-    placed = read_layers([(layer, _blob(store, layer)) for layer in verified.state.layers], verified.state.files)
+        await fetch(verified, registry, reference, cache(), progress=progress)
+    placed = read_layers([(layer, kept_blob(layer)) for layer in verified.state.layers], verified.state.files)
     return verified, placed
 
 
 def extra_files(one: Placed) -> Sequence[ExtraFile]:
     """Return the files of a deployment that was read before. Raises FormatError, RegistryError."""
-    store = cache()
-    return [read_file_layer(layer, _blob(store, layer), what=f"layer {layer.digest[:19]}") for layer in one.files]
+    return [read_file_layer(layer, kept_blob(layer), what=f"layer {layer.digest[:19]}") for layer in one.files]
 
 
-def _blob(store: Store, layer: Descriptor) -> bytes:
-    data = store.read(layer)
+def kept_blob(layer: Descriptor) -> bytes:
+    """Return a blob that was fetched into the cache before. Raises RegistryError if it went bad there."""
+    data = cache().read(layer)
     if data is None:
         raise RegistryError(f"{layer.digest}: its copy in the cache went bad and was dropped: run the command again")
     return data

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import click
 
 from margo_cli.folder import Document, read_deployments
-from margo_cli.look import read_state
-from margo_cli.session import Session, cache, git_environment, say
+from margo_cli.look import kept_blob, read_state
+from margo_cli.session import Session, git_environment, say
 from margo_cli.trusting import Trusting
 from margo_oci.desired_state import NO_ORIGIN, Layer, Lock, Origin
-from margo_oci.errors import FormatError, NotFound, RegistryError
+from margo_oci.errors import FormatError, NotFound, RegistryError, TrustError
 from margo_oci.gitsource import GitSource, checked_out
 from margo_oci.layout import open_layout
 from margo_oci.layout_registry import LayoutTransport
@@ -111,7 +111,7 @@ async def carried(session: Session, layout: str, trusting: Trusting) -> Carried:
     path, name = _layout(layout)
     offer = Offer(open_layout(path.resolve()))
     async with LayoutTransport(offer).registry() as registry:
-        reference = parse_reference(name) if name else await _only_state(registry, offer, path)
+        reference = parse_reference(name) if name else _only_state(offer, path)
         verified, placed = await read_state(registry, reference, trusting.judge(reference), session)
     locked: dict[str, tuple[Document, Lock]] = {}
     for one in placed.values():
@@ -119,7 +119,7 @@ async def carried(session: Session, layout: str, trusting: Trusting) -> Carried:
             raise FormatError(f"{layout}: deployment {one.deployment.name} is not locked: publish it from its folder")
         file = Path(f"{one.deployment.id}.yaml")  # names may repeat, and their letters are free
         locked[f"{path}: {one.deployment.name} {one.deployment.id}"] = (Document(file, one.deployment), one.lock)
-    layers = [Layer(layer, cache().read(layer) or b"") for layer in verified.state.manifest.layers]
+    layers = [Layer(layer, kept_blob(layer)) for layer in verified.state.manifest.layers]
     return Carried(layers, locked, verified.state.origin)
 
 
@@ -133,21 +133,24 @@ def _layout(text: str) -> tuple[Path, str]:
     raise FormatError(f"{text}: there is no such layout")
 
 
-async def _only_state(registry: Registry, offer: Offer, path: Path) -> Reference:
+def _only_state(offer: Offer, path: Path) -> Reference:
     tags = {one.tag for one in offer.references}
-    states = []
-    for reference in offer.references:
-        received = await registry.manifest(reference)
-        assert received is not None  # noqa: S101  (nothing was known before)
-        if is_claim(reference.tag, tags) or b'"manifests"' in received.data[:200]:
-            continue
-        manifest = Manifest.from_bytes(received.data, what=str(reference))
-        if kind_of(manifest.artifact_type) == "desired-state":
-            states.append(reference)
+    states = [one for one in offer.references if not is_claim(one.tag, tags) and _is_state(offer, one)]
     if len(states) != 1:
         names = ", ".join(map(str, states)) or "none"
         raise FormatError(f"{path}: one state is expected, there are: {names}; name it: {path}:HOST/REPOSITORY:TAG")
     return states[0]
+
+
+def _is_state(offer: Offer, reference: Reference) -> bool:
+    """Tell whether a name leads to a state; what is no manifest, or not in the layout, is none."""
+    found = offer.find(reference)
+    try:
+        data = offer.layout.small(found.digest) if found else None
+        manifest = Manifest.from_bytes(data, what=str(reference)) if data else None
+    except (FormatError, TrustError):
+        return False
+    return manifest is not None and kind_of(manifest.artifact_type) == "desired-state"
 
 
 async def say_missing(registry: Registry, found: Sequence[Pinned], layout: str) -> Sequence[str]:

@@ -10,13 +10,18 @@ from click.testing import CliRunner, Result
 
 from margo_cli.main import cli
 from margo_cli.push import _flux_place
-from margo_cli.sources import Source, _layout
+from margo_cli.sources import Source, _layout, _only_state
+from margo_oci.content import canonical_json, digest_of
+from margo_oci.desired_state import build_state
 from margo_oci.errors import FormatError
 from margo_oci.gitsource import GitSource
 from margo_oci.keys import generate
+from margo_oci.manifest import IMAGE_INDEX
+from margo_oci.offering import Offer
 from margo_oci.publish import is_claim
 from margo_oci.reference import parse_reference
-from tests.unit.scenes import as_yaml, document
+from tests.unit.scenes import SCOPE, as_yaml, document, layer
+from tests.unit.test_offering import layout_of
 
 PLACE = "registry.example/fleet/edge-17:latest"
 
@@ -96,6 +101,18 @@ def test_a_layout_may_have_a_reference_behind_it_and_a_colon_in_its_name(tmp_pat
     assert _layout(f"{tmp_path}/a:b") == (tmp_path / "a:b", "")
     with pytest.raises(FormatError, match="there is no such layout"):
         _layout(f"{tmp_path}/gone.tar")
+
+
+def test_the_only_state_of_a_layout_is_found_among_whatever_else_is_in_it(tmp_path: Path) -> None:
+    note = {"org.example.note": "x" * 200}
+    index = canonical_json({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [], "annotations": note})
+    state = build_state([layer()], counter=1, scope=SCOPE).manifest.data
+    there = {"registry.example/image:1": index, "registry.example/note:1": b"{}", PLACE: state}
+    assert str(_only_state(Offer(layout_of(tmp_path, there)), tmp_path)) == PLACE
+    lost = Offer(layout_of(tmp_path, there))
+    (tmp_path / "blobs" / "sha256" / digest_of(state).removeprefix("sha256:")).unlink()
+    with pytest.raises(FormatError, match="one state is expected, there are: none; name it: "):
+        _only_state(lost, tmp_path)
 
 
 def test_a_claim_is_no_state_of_its_own() -> None:
