@@ -50,8 +50,8 @@ class GitSource:
         _check_url(self.url)
         if not _REV.fullmatch(self.rev) or ".." in self.rev or "@{" in self.rev:
             raise FormatError(f"revision {self.rev!r:.80}: a branch, a tag or a full commit id is expected")
-        if self.path:
-            safe_path(self.path, "--path")
+        if self.path:  # git knows a folder in its plainest form alone
+            object.__setattr__(self, "path", safe_path(self.path, "--path"))
 
     @property
     def public_url(self) -> str:

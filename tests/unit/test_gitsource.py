@@ -133,6 +133,12 @@ def test_a_folder_stays_inside(path: str) -> None:
         GitSource("https://git.example/x", "main", path)
 
 
+@pytest.mark.parametrize("path", ["./edge", "edge/", "edge//", "edge/.", ".//edge"])
+def test_a_folder_may_be_written_as_in_a_shell(repository: Repository, path: str) -> None:
+    repository.commit(edge__pump="one")
+    assert repository.taken("main", path)[0] == {"pump.yaml": b"one"}
+
+
 def test_2_10_a_document_that_is_a_link_is_refused_and_others_are_left_out(repository: Repository) -> None:
     (repository.folder / "passwd").symlink_to("/etc/passwd")
     repository.commit(pump="one")
