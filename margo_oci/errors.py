@@ -11,6 +11,7 @@ MargoError
 """
 
 import errno
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -125,6 +126,12 @@ def plain(text: str) -> str:
 def plain_lines(text: str) -> str:
     """Return the same of several lines; those after the first are set in, so that none passes for another message."""
     return "\n  ".join(plain(line) for line in text.split("\n"))
+
+
+def plain_json(value: object, *, indent: int | None = 2) -> str:
+    """Return JSON that people can read and no terminal obeys: what cannot be printed stands there as an escape."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
 def said(text: object, *, limit_chars: int = OUTSIDE_LIMIT_CHARS) -> str:

@@ -11,7 +11,7 @@ import click
 from margo_cli.component_check import Checked, check_component, read_source
 from margo_cli.sarif import sarif
 from margo_cli.validate import fault_fields, version_of_program
-from margo_oci.errors import plain_lines
+from margo_oci.errors import plain_json, plain_lines
 from margo_oci.faults import Located
 from margo_oci.package import FORMS
 
@@ -44,7 +44,7 @@ def validate_component(path: Path, kind: str | None, name: str, output: str) -> 
     if output == "sarif":
         click.echo(json.dumps(sarif(_for_sarif(faults, path), version=version_of_program()), indent=2))
     elif output == "json":
-        click.echo(json.dumps(_json(path, checked, faults), indent=2, ensure_ascii=False))
+        click.echo(plain_json(_json(path, checked, faults)))
     else:
         for one in faults:
             click.echo(plain_lines(f"{one.fault.level}: {one.fault.at(one.file)} (rule {one.fault.rule})"), err=True)

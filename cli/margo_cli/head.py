@@ -1,7 +1,6 @@
 """`margo-oci head`: say which release devices are to have now, and say it again before it expires."""
 
 import asyncio
-import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +21,7 @@ from margo_cli.session import (
     say,
     with_session,
 )
-from margo_oci.errors import FormatError, MargoError, explain, plain
+from margo_oci.errors import FormatError, MargoError, explain, plain, plain_json
 from margo_oci.freshness import format_moment
 from margo_oci.head import Head, open_head
 from margo_oci.heads import read_head
@@ -248,7 +247,7 @@ async def _attend(session: Session, issuer: Issuer, reference: Reference, within
         attended = await issuer.attend(reference, within=within)
         if attended.issued:
             raw = _issued_json(attended.issued)
-            click.echo(json.dumps(raw, ensure_ascii=False) if session.is_json else plain(_line(attended.issued)))
+            click.echo(plain_json(raw, indent=None) if session.is_json else plain(_line(attended.issued)))
         refused = attended.refused
     except MargoError as error:
         refused = error

@@ -2,7 +2,6 @@
 
 import functools
 import ipaddress
-import json
 import os
 import re
 import sys
@@ -20,7 +19,7 @@ from margo_oci.access import Access
 from margo_oci.compose import Compose, find_compose
 from margo_oci.content import Descriptor
 from margo_oci.credentials import AuthFiles
-from margo_oci.errors import FormatError, plain, plain_lines
+from margo_oci.errors import FormatError, plain, plain_json, plain_lines
 from margo_oci.host_certificates import Certificates, certificate_folders, find_certificates
 from margo_oci.keys import KEY_LIMIT_BYTES, FileKey, PasswordNeeded, PublicKey, Use
 from margo_oci.proxy import Proxies, proxy_host
@@ -88,7 +87,7 @@ class Session:
     def show(self, value: Any, lines: Sequence[str]) -> None:
         """Print data: as JSON, or as lines for people; what came from outside makes no lines of its own."""
         text = "\n".join(map(plain, lines))
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False) if self.is_json else text)
+        click.echo(plain_json(value) if self.is_json else text)
 
     @contextmanager
     def progress(self, doing: str, total: int) -> Iterator[Callable[[Descriptor], None]]:

@@ -1,7 +1,6 @@
 """`margo-oci status` and `margo-oci devices`: who runs what, out of the reports that lie in registries."""
 
 import asyncio
-import json
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from margo_cli.fleet import (
     what_is_meant,
 )
 from margo_cli.session import DURATION, REFERENCE, F, Session, read_file, say, with_session
-from margo_oci.errors import FormatError, MargoError, NotFound, RegistryError, TrustError, explain, plain
+from margo_oci.errors import FormatError, MargoError, NotFound, RegistryError, TrustError, explain, plain, plain_json
 from margo_oci.fleet import Meant, all_well
 from margo_oci.reference import HOST, Reference, parse_reference
 from margo_oci.registry import Registry
@@ -276,7 +275,7 @@ class Showing:
         well = all(part.well for part in parts)
         if self.session.is_json:
             raw = {"well": well, "checked": bool(self.keys.keys), **to_dict(parts)}
-            click.echo(json.dumps(raw, ensure_ascii=False, indent=None if self.every else 2))
+            click.echo(plain_json(raw, indent=None if self.every else 2))
         else:
             wide = self.session.output == "wide"
             blocks = ["\n".join(map(plain, part.lines(wide=wide, events=self.show_events))) for part in parts]

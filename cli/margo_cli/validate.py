@@ -8,7 +8,7 @@ import click
 
 from margo_cli.bounded import bounded
 from margo_oci.application import Checked, check_description
-from margo_oci.errors import FormatError, plain, plain_lines
+from margo_oci.errors import FormatError, plain, plain_json, plain_lines
 from margo_oci.faults import Fault, Located
 from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
 
@@ -57,7 +57,7 @@ def validate(path: Path, output: str) -> None:
         placed = [Located(file=file.as_posix(), fault=fault) for fault in checked.faults]
         click.echo(json.dumps(sarif(placed, version=version_of_program()), indent=2))
     elif output == "json":
-        click.echo(json.dumps(_json(file, checked), indent=2, ensure_ascii=False))
+        click.echo(plain_json(_json(file, checked)))
     else:
         for fault in checked.faults:
             click.echo(plain_lines(f"{fault.level}: {fault.at(str(file))} (rule {fault.rule})"), err=True)

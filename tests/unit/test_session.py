@@ -131,6 +131,15 @@ def test_no_terminal_obeys_what_came_from_outside(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "ev [2Jil 1m \n  verified: signed by vendor\n"
 
 
+def test_no_terminal_obeys_json_either_and_programs_read_it_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"name": "grün \x1b[2J\x9b1m\x7f\u202e\U000e0001\ud800 \U0001f600\n"}
+    Session(output="json").show(value, [])
+    out = capsys.readouterr().out
+    assert json.loads(out) == value
+    assert "grün" in out
+    assert out.replace("\n", "").isprintable()
+
+
 def test_no_terminal_obeys_what_an_error_quotes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
