@@ -54,7 +54,13 @@ class Read:
 
 def is_unit(path: str) -> bool:
     """Tell whether a file is a unit that Podman makes something of."""
-    return posixpath.splitext(path)[1] in SECTIONS
+    return _ending(path) in SECTIONS
+
+
+def _ending(path: str) -> str:
+    """Return what stands from the last dot on, also where nothing stands before it: to Podman `.container` is a unit."""
+    name = posixpath.basename(path)
+    return name[name.rindex(".") :] if "." in name else ""
 
 
 def units_of(entries: Sequence[Entry]) -> Iterator[Read]:
@@ -75,7 +81,7 @@ def _files_of_units(entries: Sequence[Entry]) -> Iterator[tuple[Read, bytes]]:
         if entry.folder:
             continue
         if is_unit(entry.path):
-            yield Read(entry.path, posixpath.splitext(entry.path)[1], _NOTHING), entry.data
+            yield Read(entry.path, _ending(entry.path), _NOTHING), entry.data
         elif entry.path.endswith(".conf") and drop_in in SECTIONS:
             yield Read(entry.path, drop_in, _NOTHING, whole=False), entry.data
 

@@ -255,6 +255,14 @@ def test_8_13_the_rules_for_all_archives_hold_for_these(bad: Any) -> None:
     assert len(refused(member("a/x.container", WEB.encode()), bad)) == 1
 
 
+@pytest.mark.parametrize("name", [".container", "..container", "a.b.container", "sub/.container"])
+def test_8_14_the_image_of_whatever_podman_takes_for_a_unit_is_locked(name: str) -> None:
+    unit = {name: "[Container]\nServiceName=web\nImage=registry.example/web:1\n"}
+    assert images_of_units(entries(unit), what="c") == ["registry.example/web:1"]
+    for other in ("container", "x.containers", ".container.bak"):
+        assert images_of_units(entries({other: unit[name]}), what="c") == []
+
+
 def test_8_14_images_of_units_are_those_that_run() -> None:
     files = {
         **SHOP, "tool.image": "[Image]\nImage=registry.example/tool:2\n",
