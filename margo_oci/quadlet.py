@@ -31,6 +31,7 @@ _MOUNTS: Mapping[str, Sequence[str]] = {"Container": ("Volume",), "Pod": ("Volum
 _NO_FILE = re.compile(r"[%$]|^[a-z]+://|^oci:", re.ASCII)  # a specifier, a variable or an address: nobody can tell here
 _MOUNT_TYPES = ("bind", "volume", "tmpfs", "devpts", "image")
 _UNCLEAR = "type=unclear"
+_UNSEEN = ("PodmanArgs", "GlobalArgs", "ContainersConfModule")
 _NO_IMAGES = {
     ".build": "no digest covers what a device builds: push the image and name it",
     ".kube": "its images cannot be locked: write .container units",
@@ -58,7 +59,7 @@ def is_unit(path: str) -> bool:
 
 
 def _ending(path: str) -> str:
-    """Return what stands from the last dot on, also where nothing stands before it: to Podman `.container` is a unit."""
+    """Return a name from its last dot on, also where nothing stands before it: to Podman `.container` is a unit."""
     name = posixpath.basename(path)
     return name[name.rindex(".") :] if "." in name else ""
 
@@ -168,7 +169,7 @@ def _odd(one: Read) -> Iterator[tuple[Line, str, str]]:
     for key, words in (
         ("Rootfs", "a folder of the device, which no digest covers"),
         ("AutoUpdate", "what it brings is not what was locked"),
-        ("PodmanArgs", "not looked at: it may get round the lock"),
+        *((key, "not looked at: it may get round the lock") for key in _UNSEEN),
     ):
         yield from ((line, "8.14", words) for line in one.unit.values(one.section, key))
     yield from ((line, "8.14", words) for line, words in _strange_mounts(one))

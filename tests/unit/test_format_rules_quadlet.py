@@ -330,14 +330,17 @@ def test_8_14_a_mount_that_no_lock_covers_is_not_published(mount: str, kind: str
 def test_8_14_what_may_get_round_the_lock_gets_a_warning() -> None:
     found = warnings_of(
         container(
-            "AutoUpdate=registry\nPodmanArgs=--pull=always\n[Service]\nExecStartPre=podman run x",
+            "AutoUpdate=registry\nPodmanArgs=--pull=always\nGlobalArgs=--url=x\nContainersConfModule=/x\n"
+            "[Service]\nExecStartPre=podman run x",
             **{"a.build": "[Build]\n"},
         )
     )
     assert [str(one).removeprefix("hello/") for one in found] == [
         "web.container:3: AutoUpdate: what it brings is not what was locked",
         "web.container:4: PodmanArgs: not looked at: it may get round the lock",
-        "web.container:6: ExecStartPre: what it runs on the device is not looked at: it may get round the lock",
+        "web.container:5: GlobalArgs: not looked at: it may get round the lock",
+        "web.container:6: ContainersConfModule: not looked at: it may get round the lock",
+        "web.container:8: ExecStartPre: what it runs on the device is not looked at: it may get round the lock",
         "a.build: no digest covers what a device builds: push the image and name it",
     ]
 
