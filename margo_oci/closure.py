@@ -25,6 +25,7 @@ from margo_oci.transfer import Judge, referrers
 SUFFIXES = ("", ".sig", ".att", ".sbom")  # of the tags beside a digest: referrers, and what cosign v2 writes
 DEPTH_LIMIT = 4
 NODE_LIMIT = 100_000
+CONTENT_LIMIT_BYTES = 2**30  # of all manifests: they are held until they are written
 LOOKS_AT_ONCE = 16
 
 
@@ -72,6 +73,7 @@ class Closure:
     states: list[DesiredState] = field(default_factory=list)
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKS_AT_ONCE))
     _hung: set[tuple[str, str]] = field(default_factory=set)
+    _content_bytes: int = 0
 
     async def take(self, reference: Reference) -> Node:
         """Take one reference: a desired state with everything it leads to, else itself and what hangs on it.
@@ -143,8 +145,12 @@ class Closure:
     def _keep(self, node: Node) -> Node:
         digest = node.descriptor.digest
         if digest not in self.nodes:
-            if len(self.nodes) >= NODE_LIMIT:
-                raise FormatError(f"more than {NODE_LIMIT} manifests: take fewer references at once")
+            self._content_bytes += node.descriptor.size
+            if len(self.nodes) >= NODE_LIMIT or self._content_bytes > CONTENT_LIMIT_BYTES:
+                raise FormatError(
+                    f"more than {NODE_LIMIT} manifests, or than {CONTENT_LIMIT_BYTES} bytes of them: take fewer "
+                    "references at once"
+                )
             self.found(node)
         self.nodes[digest] = node
         return node

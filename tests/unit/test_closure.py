@@ -126,6 +126,15 @@ def test_13_6_of_an_index_only_the_wanted_platforms_are_taken(sim: SimulatedRegi
         closed(sim, platforms=[Platform.of("riscv64")])
 
 
+@pytest.mark.parametrize(("name", "limit"), [("NODE_LIMIT", 3), ("CONTENT_LIMIT_BYTES", 3000)])
+def test_13_6_what_hangs_on_a_state_is_bounded(name: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sim = SimulatedRegistry()
+    publish(sim)
+    monkeypatch.setattr(f"margo_oci.closure.{name}", limit)
+    with pytest.raises(FormatError, match="take fewer references at once"):
+        closed(sim)
+
+
 def test_13_6_a_state_with_something_unlocked_is_not_bundled(sim: SimulatedRegistry) -> None:
     publish(sim, locked=False)
     with pytest.raises(FormatError, match="has no lock"):
