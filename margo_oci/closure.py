@@ -73,6 +73,7 @@ class Closure:
     states: list[DesiredState] = field(default_factory=list)
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKS_AT_ONCE))
     _hung: set[tuple[str, str]] = field(default_factory=set)
+    _named: set[str] = field(default_factory=set)
     _content_bytes: int = 0
 
     async def take(self, reference: Reference) -> Node:
@@ -117,10 +118,10 @@ class Closure:
 
     async def _locked(self, reference: Reference, digest: str, kind: str, *, travels: bool = False) -> None:
         node = await self.artifact(reference.at(digest), kind, travels=travels)
-        if reference.tag:
-            name = f"{reference.name}:{reference.tag}"
-            if not any(name in one.names for one in self.nodes.values()):  # of two digests one alone can have the tag
-                self._keep(replace(self.nodes[node.descriptor.digest], names=node.names | {name}))
+        name = f"{reference.name}:{reference.tag}"
+        if reference.tag and name not in self._named:  # of two digests one alone can have the tag
+            node = self.nodes[node.descriptor.digest]  # it may have got other names meanwhile
+            self._keep(replace(node, names=node.names | {name}))
 
     async def _optional(self, reference: Reference, kind: str, *, travels: bool) -> Node | None:
         try:
@@ -153,6 +154,7 @@ class Closure:
                 )
             self.found(node)
         self.nodes[digest] = node
+        self._named |= node.names
         return node
 
     async def _hanging(self, node: Node, *, travels: bool, depth: int) -> None:

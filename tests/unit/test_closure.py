@@ -26,7 +26,7 @@ from margo_oci.reference import Reference, parse_reference
 from margo_oci.registry import Registry
 from margo_oci.store import Store
 from tests.simulators.registry import ALWAYS, SimulatedRegistry
-from tests.unit.scenes import deployment, parameter
+from tests.unit.scenes import SCOPE, deployment, parameter
 
 STATE = parse_reference("registry.example/fleet/edge-17:latest")
 COMPONENT = "oci://registry.example/components/hello:1.0.0"
@@ -115,6 +115,14 @@ def test_13_6_a_state_leads_to_everything_that_a_device_asks_for(sim: SimulatedR
     kinds = sorted(node.kind for node in closure.nodes.values() if node.kind != "signature")
     assert kinds == ["component", "head", "image", "image", "image", "roots", "state"]
     assert any(node.subject == digest for node in closure.nodes.values())
+
+
+def test_13_6_one_image_under_several_names_keeps_all(sim: SimulatedRegistry) -> None:
+    names = [f"registry.example/web:{number}" for number in range(1, 6)]
+    digest = image(sim, "amd64")
+    built = build_layer(deployment(), Lock({}, dict.fromkeys(names, digest)))
+    put(sim, "fleet/edge-17", "latest", build_state([built.descriptor], counter=1, scope=SCOPE).manifest, built.data)
+    assert closed(sim).nodes[digest].names == set(names)
 
 
 def test_13_6_of_an_index_only_the_wanted_platforms_are_taken(sim: SimulatedRegistry) -> None:
