@@ -62,7 +62,8 @@ class Plan:
 
 def plan_bundle(closure: Closure, bases: Sequence[Layout] = ()) -> Plan:
     """Return what of a closure is to be carried, if `bases` are where it goes already (format 13.7)."""
-    nodes = [node for node in closure.nodes.values() if node.travels or not _has(bases, node)]
+    named = {(one.digest, one.annotations.get(NAME)) for base in bases for one in base.entries}
+    nodes = [node for node in closure.nodes.values() if node.travels or not _has(bases, named, node)]
     blobs: dict[str, tuple[Reference, Descriptor]] = {}
     for node in nodes:
         judged = node.travels and node.kind in ("signature", "head")
@@ -83,12 +84,10 @@ def is_in(bases: Sequence[Layout], digest: str) -> bool:
     return any(base.size_bytes(digest) is not None for base in bases)
 
 
-def _has(bases: Sequence[Layout], node: Node) -> bool:
+def _has(bases: Sequence[Layout], named: Collection[tuple[str, str | None]], node: Node) -> bool:
     """Tell whether a base has a manifest under all its names."""
     digest = node.descriptor.digest
-    names = {entry.annotations.get(NAME, "") for base in bases for entry in base.entries
-             if entry.digest == digest}  # fmt: skip
-    return node.names <= names and is_in(bases, digest)
+    return is_in(bases, digest) and all((digest, name) in named for name in node.names)
 
 
 async def write_bundle(
