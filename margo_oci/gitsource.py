@@ -241,7 +241,7 @@ def _not_there(rev: str) -> str:
 def _is_read(path: str) -> bool:
     """Tell whether a push looks at a path: documents, and what stands beside them in folders of files."""
     top, below, _ = path.partition("/")
-    return top.endswith(".files") if below else top.endswith((".yaml", ".yml"))
+    return top.endswith(".files") or (not below and top.endswith((".yaml", ".yml")))
 
 
 def _last(words: bytes) -> str:

@@ -157,6 +157,13 @@ def test_2_10_a_link_among_the_files_of_a_deployment_is_no_less_a_fault(reposito
         repository.taken("main")
 
 
+def test_2_10_a_folder_of_files_that_is_a_link_does_not_just_stay_away(repository: Repository) -> None:
+    (repository.folder / "pump.files").symlink_to("valve.files")
+    repository.commit(pump="one")
+    with pytest.raises(FormatError, match=r"pump\.files: is a link"):
+        repository.taken("main")
+
+
 def test_2_10_no_filter_of_the_repository_is_run(repository: Repository) -> None:
     repository.git("config", "--global", "filter.evil.smudge", "sh -c 'touch ran; cat'")
     (repository.folder / ".gitattributes").write_text("*.yaml filter=evil export-subst\n")
