@@ -109,6 +109,7 @@ async def write_bundle(
     entries = joined(others, plan.entries)
     index_of(entries)  # too many are refused before anything is fetched
     place = output.with_name(f"{output.name}.part") if is_tar else output
+    _check_no_links([*([place] if is_tar else []), place / "ingest", place / "blobs", place / "blobs" / "sha256"])
     store = Store(place)
     for node in plan.nodes:
         store.add(node.descriptor, node.data)
@@ -145,6 +146,13 @@ def open_existing(output: Path) -> Layout | None:
     if output.exists():
         raise FormatError(f"{output}: it is there already, and only a folder is added to: name another")
     return None
+
+
+def _check_no_links(folders: Sequence[Path]) -> None:
+    """Raise FormatError where a folder for blobs is a link: whoever made a stick does not say where we write."""
+    for folder in folders:
+        if folder.is_symlink():
+            raise FormatError(f"{folder}: this is a link: remove it, or name another place")
 
 
 def joined(before: Sequence[Descriptor], new: Sequence[Descriptor]) -> Sequence[Descriptor]:

@@ -279,6 +279,22 @@ def test_13_4_a_bundle_that_cannot_be_written_leaves_no_half_of_it(
     assert written(sim, plan, tmp_path / "site.tar").exists()
 
 
+@pytest.mark.parametrize(
+    "linked", ["site/blobs", "site/blobs/sha256", "site/ingest", "site.tar.part/blobs", "site.tar.part"]
+)
+def test_13_2_a_folder_on_a_stick_that_is_a_link_leads_no_blob_elsewhere(
+    linked: str, sim: SimulatedRegistry, tmp_path: Path
+) -> None:
+    publish(sim)
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / linked
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FormatError, match="this is a link"):
+        written(sim, plan_bundle(closed(sim)), tmp_path / linked.partition("/")[0].removesuffix(".part"))
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 @pytest.mark.parametrize("name", ["site", "site.tar"])
 def test_13_4_a_bundle_is_on_the_disk_before_its_name_is(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
