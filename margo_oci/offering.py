@@ -57,10 +57,8 @@ class Offer:
             reference = parse_reference(name, default_tag="")
         except FormatError:
             return  # it is there by its digest
-        tags, anywhere = (
-            self._by_name.setdefault(reference.name, {}),
-            self._by_repository.setdefault(reference.repository, {}),
-        )
+        tags = self._by_name.setdefault(reference.name, {})
+        anywhere = self._by_repository.setdefault(reference.repository, {})
         if not reference.tag:
             return
         tags.setdefault(reference.tag, entry)
@@ -138,7 +136,10 @@ class Offer:
         return found
 
     def answer(self, target: str, headers: Mapping[str, str], *, host: str = "") -> Answer:
-        """Answer a GET of `target` (path and query); for HEAD leave out the body. `headers` in lower case."""
+        """Answer a GET of `target` (path and query); for HEAD leave out the body. `headers` in lower case.
+
+        Raises FormatError, TrustError or OSError where the layout is not what it was when it was opened.
+        """
         try:
             parts = urlsplit(target)
         except ValueError:

@@ -81,17 +81,12 @@ def sealed(model: Mapping[str, Any], *, archive: str, private: str, placed: Coll
         at = f"volumes.{name}.driver_opts.device"
         if _below(_device_path(((one or {}).get("driver_opts") or {}).get("device"), at), private):
             raise FormatError(f"{at}: is a path of the agent itself")
-    return _with_services(
-        model,
-        lambda name, one: {
-            **one,
-            **(
-                {"volumes": [_volume(v, name, archive, private, placed) for v in one["volumes"]]}
-                if one.get("volumes")
-                else {}
-            ),
-        },
-    )
+
+    def service(name: str, one: Mapping[str, Any]) -> Mapping[str, Any]:
+        volumes = [_volume(volume, name, archive, private, placed) for volume in one.get("volumes") or ()]
+        return {**one, "volumes": volumes} if volumes else one
+
+    return _with_services(model, service)
 
 
 def _volume(

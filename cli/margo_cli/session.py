@@ -276,9 +276,11 @@ def read_file(file: Path, *, limit_bytes: int = KEY_LIMIT_BYTES) -> bytes:
 
 def human_bytes(count: int) -> str:
     """Return a size for people."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+    if count < 1000:
+        return f"{count} B"
+    size = count / 1000
+    for unit in ("kB", "MB"):
+        if size < 1000:
+            return f"{size:.1f} {unit}"
         size /= 1000
-    return ""
+    return f"{size:.1f} GB"
