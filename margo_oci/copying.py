@@ -67,7 +67,7 @@ class Copier:
         self, source: Reference, to: Reference, blob: Descriptor, sent: list[int], fetched: set[str]
     ) -> None:
         if not await asyncio.to_thread(self.uploader.has, to, blob):
-            if not self.store.has(blob):
+            if not await asyncio.to_thread(self.store.holds, blob):
                 fetched.add(blob.digest)
                 await pull_blob(self.source, source, blob, self.store, limit_bytes=LAYER_LIMIT_BYTES)
             await asyncio.to_thread(self._send, to, blob)

@@ -120,6 +120,15 @@ def test_13_9_what_a_registry_also_has_under_the_tag_of_its_referrers_is_copied(
     assert IMAGE.digest in to.repositories["copied/web"].manifests
 
 
+def test_13_9_what_went_bad_since_a_copy_was_cut_off_is_fetched_again(tmp_path: Path) -> None:
+    to, kept = SimulatedRegistry(host="registry.plant"), Store(tmp_path)
+    blob = Descriptor.of(LAYER, "application/x.layer")
+    kept.add(blob, LAYER)
+    kept.path(blob).write_bytes(bytes(len(LAYER)))
+    copied(source(), to, tmp_path, renamed(SOURCE, TO))
+    assert to.blobs[blob.digest] == LAYER
+
+
 def test_13_9_of_many_each_keeps_its_repository() -> None:
     assert str(below("registry.plant", "mirror")(SOURCE)) == "registry.plant/mirror/images/web:1.0"
     assert str(below("registry.plant")(SOURCE.at(IMAGE.digest))) == f"registry.plant/images/web@{IMAGE.digest}"
