@@ -225,7 +225,7 @@ def _mounts(one: Read) -> Iterator[tuple[Line, Sequence[tuple[str, str]]]]:
     """Yield the options of each mount as systemd and Podman take them apart; what is not clear is a type of its own."""
     for line in one.unit.values(one.section, "Mount"):
         try:
-            words = [_UNCLEAR] if "\\" in line.value else shlex.split(line.value)
+            words = [_UNCLEAR] if "\\" in line.value or line.joined else shlex.split(line.value)
             mounts = [next(csv.reader([word], strict=True), []) for word in words]
         except (ValueError, csv.Error):
             mounts = [[_UNCLEAR]]

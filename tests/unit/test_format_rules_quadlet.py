@@ -50,8 +50,6 @@ Volume=data.volume:/data
 Volume=./static:/srv:ro
 Network=back.network
 Exec=serve \\
-# of this line nothing is left
-; nor of this one
   --port 80
 
 [Install]
@@ -149,8 +147,8 @@ def test_8_12_there_is_at_least_one_unit(kind: str) -> None:
         ("broken", "3: 'broken' is neither [Section] nor Key=value nor a comment"),
         ("[Unit", "3: '[Unit' is neither [Section] nor Key=value nor a comment"),
         ("a b=1", "3: 'a b=1' is neither [Section] nor Key=value nor a comment"),
-        ("Exec=a \\\n# note\n  b\nbroken", "6: 'broken' is neither [Section] nor Key=value nor a comment"),
-        ("Exec=\0", "3: a NUL character is not accepted"),
+        ("Exec=a \\\n  b\nbroken", "5: 'broken' is neither [Section] nor Key=value nor a comment"),
+        ("Exec=\0", "3: a control character is not accepted"),
     ],
 )
 def test_8_12_a_unit_is_a_unit_file_and_a_fault_has_its_line(text: str, fault: str) -> None:
@@ -187,13 +185,32 @@ def test_8_12_all_units_together_are_bounded() -> None:
     assert units_can_be_read(entries(dict(list(many.items())[:3]))) == []
 
 
-def test_8_12_lines_that_go_on_are_one_and_comments_between_them_are_none() -> None:
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("Exec=a \\\n# note\nImage=evil", "4: a comment after a backslash is read in two ways: remove one of them"),
+        (
+            "Exec=a \\\n  ; note \\\nImage=evil",
+            "4: a comment after a backslash is read in two ways: remove one of them",
+        ),
+        ("Exec=a \\\n\nImage=evil", "4: an empty line after a backslash is read in two ways: remove one of them"),
+        ("Image=evil\nExec=a \\ \nImage=\nImage=x", "4: blanks after the backslash are read in two ways: remove them"),
+        ("Image=evil\nImage\x1f=\nImage=x", "4: a control character is not accepted"),
+        ("Image=evil\rImage=x", "3: a control character is not accepted"),
+    ],
+)
+def test_8_12_what_podman_would_read_in_another_way_is_refused(text: str, fault: str) -> None:
+    assert faults(text) == [fault]
+
+
+def test_8_12_lines_that_go_on_are_one_and_a_comment_may_end_as_they_do() -> None:
     unit = parse_unit(WEB.encode() + b"[Service]\r\nRestart = always\r\nExecStart=a \\\n")
     (line,) = unit.values("Container", "Exec")
     assert (line.number, line.value) == (12, "serve    --port 80")
     assert [one.value for one in unit.values("Service", "Restart")] == ["always"]
     assert [one.value for one in unit.values("Service", "ExecStart")] == ["a"]
     assert unit.faults == ()
+    assert parse_unit(b"# note \\\n[Service]\n\t; more \\ \nType=simple\n").faults == ()
 
 
 def test_8_12_a_drop_in_is_a_part_of_a_unit() -> None:
@@ -315,6 +332,7 @@ def test_8_14_an_image_that_is_mounted_is_locked_however_it_is_written(mount: st
         ("type=artifact,source=registry.example/m:1", "artifact"),
         ('"type=glob",source=/x*', "glob"),
         (r"ty\x70e=image,source=registry.example/m:1", "unclear"),
+        ("type=image,\\\nsource=registry.example/m:1", "unclear"),
         ('"type=image,source=registry.example/m:1', "unclear"),
     ],
 )
