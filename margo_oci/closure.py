@@ -5,6 +5,7 @@ judge all of it again.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +23,7 @@ from margo_oci.reference import Reference, parse_image, parse_reference
 from margo_oci.registry import Received, Registry
 from margo_oci.transfer import Judge, referrers
 
+LIST_TAG = re.compile(r"sha256-[0-9a-f]{64}")
 SUFFIXES = ("", ".sig", ".att", ".sbom")  # of the tags beside a digest: referrers, and what cosign v2 writes
 DEPTH_LIMIT = 4
 NODE_LIMIT = 100_000
@@ -46,6 +48,11 @@ class Node:
     below: bool = False
     subject: str = ""
     travels: bool = False
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is a list of referrers alone, under the tag that stands in for the API."""
+        return bool(self.names) and all(LIST_TAG.fullmatch(name.rpartition(":")[2]) for name in self.names)
 
     def entries(self) -> Iterator[Descriptor]:
         """Yield what an index of a layout says of it: once for each name."""
@@ -91,7 +98,8 @@ class Closure:
         """Take a manifest or an index, and what hangs on it. Raises RegistryError, TrustError, FormatError."""
         node = await self._node(reference, kind, travels=travels)
         await self._hanging(node, travels=travels, depth=0)
-        await self._platforms(node)
+        if not node.is_list:  # what it lists was taken with what that refers to, as far as it is still there
+            await self._platforms(node)
         return node
 
     async def _state(self, reference: Reference, manifest: Manifest) -> None:

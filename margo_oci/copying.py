@@ -1,11 +1,10 @@
 """Artifacts with all that hangs on them, from one place into a registry; tags move last (format 13.9)."""
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from margo_oci.closure import Node
+from margo_oci.closure import LIST_TAG, Node
 from margo_oci.content import Descriptor
 from margo_oci.errors import FormatError
 from margo_oci.images import LAYER_LIMIT_BYTES
@@ -17,7 +16,6 @@ from margo_oci.transfer import pull_blob, referrers, side_by_side
 from margo_oci.upload import Uploader
 
 AT_ONCE = 6
-_LIST_TAG = re.compile(r"sha256-[0-9a-f]{64}")  # the list of referrers: where it is needed it is made anew
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class Copier:
 
     async def _tag(self, node: Node, name: str) -> None:
         reference = parse_reference(name)
-        if not _LIST_TAG.fullmatch(reference.tag):
+        if not LIST_TAG.fullmatch(reference.tag):  # a list is made anew where it is needed
             at = self.to(reference)
             await asyncio.to_thread(self.uploader.manifest, at, node.data, node.descriptor.media_type)
 
@@ -113,11 +111,7 @@ def _in_order(nodes: Sequence[Node]) -> Sequence[Node]:
             steps, at = steps + 1, subjects.get(at, "")
         return steps
 
-    return sorted((node for node in nodes if not _is_list(node)), key=lambda node: (not node.below, depth(node)))
-
-
-def _is_list(node: Node) -> bool:
-    return bool(node.names) and all(_LIST_TAG.fullmatch(name.rpartition(":")[2]) for name in node.names)
+    return sorted((node for node in nodes if not node.is_list), key=lambda node: (not node.below, depth(node)))
 
 
 def renamed(source: Reference, to: Reference) -> Callable[[Reference], Reference]:

@@ -19,7 +19,8 @@ from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor, digest_of
 from margo_oci.desired_state import Lock, build_layer, build_state
 from margo_oci.errors import FormatError, TrustError
 from margo_oci.layout import NAME, FolderFiles, Layout, open_layout
-from margo_oci.manifest import IMAGE_INDEX, IMAGE_MANIFEST, Manifest, build_index
+from margo_oci.layout_registry import LayoutTransport
+from margo_oci.manifest import IMAGE_INDEX, IMAGE_MANIFEST, Manifest, build_index, parse_index
 from margo_oci.offering import Offer
 from margo_oci.platforms import Platform
 from margo_oci.reference import Reference, parse_reference
@@ -220,6 +221,26 @@ def test_13_11_of_a_layout_that_is_added_to_cosign_verifies_what_came_last() -> 
         Descriptor.of(one, IMAGE_MANIFEST, {NAME: f"host/{one.decode()}:1", "kind": "k"}) for one in (b"a", b"b")
     )
     assert joined([old], [new]) == [replace(old, annotations={NAME: "host/a:1"}), new]
+
+
+def test_13_9_a_list_in_a_layout_may_name_what_went_and_is_no_image(tmp_path: Path) -> None:
+    sim = SimulatedRegistry()
+    digest = publish(sim)
+    place, tag = sim.repositories["fleet/edge-17"], digest.replace(":", "-")
+    gone = Manifest.build("application/x.signature", [], {"gone": "yes"}).descriptor
+    listed = parse_index(place.manifests[place.tags[tag]], what="list")
+    sim.put_manifest("fleet/edge-17", tag, build_index([gone, *listed]))
+    offer = Offer(open_layout(written(sim, plan_bundle(closed(sim)), tmp_path / "site")))
+
+    async def work() -> Closure:
+        async with LayoutTransport(offer).registry() as registry:
+            closure = Closure(registry)
+            for reference in offer.all_references:
+                await closure.artifact(reference)
+            return closure
+
+    below = [node for node in asyncio.run(work()).nodes.values() if node.below]
+    assert {node.kind for node in below} == {"index"}
 
 
 def test_13_4_a_wrong_byte_from_the_registry_gets_into_no_bundle(sim: SimulatedRegistry, tmp_path: Path) -> None:
