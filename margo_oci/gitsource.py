@@ -30,6 +30,7 @@ _REV = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,254}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _NO_SUCH_REF = "couldn't find remote ref"  # git's own words
 _SCP = re.compile(r"(?:[A-Za-z0-9._-]+@)?([A-Za-z0-9][A-Za-z0-9.-]*):(?!/)([A-Za-z0-9._~/-]+)", re.ASCII)
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _PROTOCOLS = ("https", "ssh", "file")
 _SETTINGS = {
     "core.hooksPath": "/dev/null", "core.symlinks": "false", "core.fsmonitor": "false", "fetch.fsckObjects": "true",
@@ -155,7 +156,11 @@ class _Git:
             raise FormatError(
                 f"{what}: more than {ENTRY_LIMIT} files or {UNPACKED_LIMIT_BYTES} bytes: name the folder with --path"
             )
-        return self._contents(plain, what)
+        entries = self._contents(plain, what)
+        if kept_elsewhere := [one.path for one in entries if one.data.startswith(_LFS_POINTER) and _is_read(one.path)]:
+            words = "is kept by Git LFS, and only its name is here: check it out and push the folder"
+            raise FormatError(*(f"{what}: {path}: {words}" for path in kept_elsewhere))
+        return entries
 
     def _contents(self, plain: Sequence[tuple[str, str, int, str]], what: str) -> Sequence[Entry]:
         asked = "".join(f"{name}\n" for _, name, _, _ in plain).encode()

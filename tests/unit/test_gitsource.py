@@ -164,6 +164,17 @@ def test_2_10_a_folder_of_files_that_is_a_link_does_not_just_stay_away(repositor
         repository.taken("main")
 
 
+def test_2_10_the_name_that_lfs_leaves_of_a_file_is_not_published_in_its_place(repository: Repository) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "1" * 64 + "\nsize 12345\n"
+    for folder in ("pump.files", "films"):
+        (repository.folder / folder).mkdir()
+        (repository.folder / folder / "model.bin").write_text(pointer)
+    repository.commit(pump="one")
+    with pytest.raises(FormatError, match=r"pump\.files/model\.bin: is kept by Git LFS") as refused:
+        repository.taken("main")
+    assert len(refused.value.faults) == 1
+
+
 def test_2_10_no_filter_of_the_repository_is_run(repository: Repository) -> None:
     repository.git("config", "--global", "filter.evil.smudge", "sh -c 'touch ran; cat'")
     (repository.folder / ".gitattributes").write_text("*.yaml filter=evil export-subst\n")
