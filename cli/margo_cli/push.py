@@ -143,6 +143,8 @@ def push(
     check_scope(scope)
     if counter is not None:
         check_counter(counter)
+    if checks.trusting.given and not checks.signed and not source.layout:
+        raise click.UsageError("--verify-key and --policy say whose signatures count: --require-signed asks for them.")
     if source.layout and not checks.trusting.given:
         raise click.UsageError("--from-layout takes what is signed: by whom? --verify-key or --policy says it.")
     with source.documents(allow_empty=allow_empty) as (documents, origin):

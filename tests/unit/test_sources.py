@@ -58,10 +58,20 @@ def test_no_word_is_taken_for_the_value_of_an_option_that_has_none(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fleet.pub").write_bytes(generate(None)[1])
-    for flag in ("--flux", "--require-signed"):
-        done = push("--verify-key", "fleet.pub", flag, "states", PLACE)
+    for flags in (["--flux"], ["--verify-key", "fleet.pub", "--require-signed"]):
+        done = push(*flags, "states", PLACE)
         assert isinstance(done.exception, FormatError)
         assert str(done.exception).startswith("states: ")
+
+
+def test_a_key_to_check_by_is_not_taken_where_nothing_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fleet.pub").write_bytes(generate(None)[1])
+    done = push("--verify-key", "fleet.pub", "states", PLACE)
+    assert isinstance(done.exception, click.UsageError)
+    assert "--require-signed asks for them" in done.exception.format_message()
 
 
 def test_what_is_wrong_in_a_commit_is_told_by_its_name_in_the_repository(
