@@ -12,6 +12,7 @@ from margo_oci.dependencies import needs_of
 from margo_oci.deployment import Deployment, parse_deployment
 from margo_oci.errors import FormatError
 from margo_oci.files import FILE_COUNT_LIMIT, SUFFIX, SUM_LIMIT_BYTES, ExtraFile, check_path, meeting
+from margo_oci.package import NO_KEYS, holds_private_key
 from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
 
 FILES = ".files"  # hello.files/ beside hello.yaml
@@ -93,6 +94,8 @@ def _extra_file(path: Path, name: str) -> ExtraFile:
     with path.open("rb") as stream:
         data = stream.read(SUM_LIMIT_BYTES + 1)
     if not name.endswith(SUFFIX):
+        if holds_private_key(data):
+            raise FormatError(f"{path}: {NO_KEYS}")
         return ExtraFile(name, data, executable=bool(path.stat().st_mode & 0o100))
     # Imported when one is met: what has no secrets holds no cryptography.
     from margo_oci.jwe import parse_envelope

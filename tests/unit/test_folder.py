@@ -90,6 +90,14 @@ def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path) -> None:
         read_deployments(tmp_path)
 
 
+def test_14_2_a_private_key_is_not_published_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "hello.yaml").write_bytes(as_yaml(document()))
+    (tmp_path / "hello.files").mkdir()
+    (tmp_path / "hello.files" / "tls.pem").write_bytes(b"# ours\n-----BEGIN EC PRIVATE KEY-----\n")
+    with pytest.raises(FormatError, match=r"hello\.files/tls\.pem: a private key .* `margo-oci encrypt`"):
+        read_deployments(tmp_path)
+
+
 def test_a_component_is_all_its_files_with_what_is_executable(tmp_path: Path) -> None:
     for path in ("compose.yaml", "config/app.conf", "bin/start", ".env", ".git/config", "sub/.DS_Store"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
