@@ -49,7 +49,11 @@ def keygen(folder: Path, name: str, no_password: bool, cosign: bool, output: str
     private, public = generate_cosign(password or b"") if cosign else generate(password)
     folder.mkdir(parents=True, exist_ok=True)
     _write_new(private_file, private, 0o600)
-    _write_new(public_file, public, 0o644)
+    try:
+        _write_new(public_file, public, 0o644)
+    except (OSError, FormatError):
+        private_file.unlink()  # nobody has used it yet
+        raise
     say(f"{private_file}: keep it secret")
     say(f"{public_file}: give it to devices and verifiers")
     fingerprint = PublicKey.from_pem(public, name=public_file.name).fingerprint
@@ -67,9 +71,15 @@ def _password() -> bytes | None:
 
 
 def _write_new(file: Path, data: bytes, mode: int) -> None:
+    """Write a file that is not there, or leave none."""
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     except OSError as error:
         raise FormatError(f"{file}: {error.strerror}") from None
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            os.fsync(stream.fileno())
+    except OSError as error:
+        file.unlink()
+        raise type(error)(error.errno, error.strerror, str(file)) from None

@@ -1,5 +1,6 @@
 """`margo-oci keygen`: two files, never over others, the private one for its owner alone."""
 
+import errno
 import stat
 from pathlib import Path
 
@@ -61,3 +62,20 @@ def test_keys_are_never_overwritten(there: str, tmp_path: Path) -> None:
 def test_a_name_is_a_file_name(name: str, tmp_path: Path) -> None:
     done = run("-o", str(tmp_path), "--name", name, "--no-password")
     assert str(done.exception) == f"--name {name!r}: a file name is expected"
+
+
+@pytest.mark.parametrize("full_at", [1, 2])
+def test_a_full_disk_leaves_no_half_of_a_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: int) -> None:
+    calls: list[int] = []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == full_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    done = run("-o", str(tmp_path), "--no-password")
+    assert isinstance(done.exception, OSError)
+    assert str(done.exception.filename).startswith(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    assert run("-o", str(tmp_path), "--no-password").exit_code == 0
