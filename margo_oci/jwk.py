@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -16,6 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from margo_oci.content import canonical_json, parse_json
 from margo_oci.errors import FormatError
 from margo_oci.keys import KEY_LIMIT_BYTES
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _SIZE_BYTES = 32  # of a coordinate
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
@@ -42,6 +45,8 @@ def read_recipient(data: bytes, *, name: str, now: datetime) -> Recipient:
         return Recipient(name, _of_document(parse_json(data, what=name, limit_bytes=KEY_LIMIT_BYTES), name))
     if b"-----BEGIN CERTIFICATE-----" in data:
         return Recipient(name, _of_certificate(data[:KEY_LIMIT_BYTES], name, now))
+    if data.count(b"-----BEGIN ") > 1:
+        raise FormatError(f"{name}: several keys: name a file of its own for each device")
     try:
         key = serialization.load_pem_public_key(data[:KEY_LIMIT_BYTES])
     except (ValueError, UnsupportedAlgorithm):
@@ -54,13 +59,23 @@ def _of_certificate(data: bytes, name: str, now: datetime) -> ec.EllipticCurvePu
     from cryptography import x509
 
     try:
-        certificate = x509.load_pem_x509_certificate(data)
+        certificate, *others = x509.load_pem_x509_certificates(data)
         key, until = certificate.public_key(), certificate.not_valid_after_utc
     except (ValueError, UnsupportedAlgorithm):
         raise FormatError(f"{name}: not a usable X.509 certificate") from None
+    if not all(_is_authority(one) for one in others):
+        raise FormatError(f"{name}: {len(others) + 1} certificates: name a file of its own for each device")
     if until < now:
         raise FormatError(f"{name}: this certificate expired at {until:%Y-%m-%dT%H:%M:%SZ}: ask for a newer one")
     return p256(key, name)
+
+
+def _is_authority(certificate: "x509.Certificate") -> bool:
+    """Tell whether a certificate is one that signs others: a chain's, not another device's."""
+    try:
+        return any(getattr(one.value, "ca", False) for one in certificate.extensions)
+    except ValueError:
+        return False
 
 
 def _of_document(raw: Mapping[str, Any], name: str) -> ec.EllipticCurvePublicKey:

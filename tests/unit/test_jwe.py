@@ -26,6 +26,7 @@ from margo_oci.jwe import (
     unseal,
 )
 from margo_oci.jwk import Recipient, base64url, from_base64url, from_jwk, read_recipient, thumbprint, to_jwk
+from tests.unit.chains import certify, leaf, root
 from tests.unit.scenes import changed, key
 
 ALGORITHMS = ["ECDH-ES+A256KW", "A256GCM"]
@@ -234,6 +235,16 @@ def test_a_public_key_and_a_jwk_name_a_recipient() -> None:
         assert read_recipient(data, name="x", now=NOW).kid == expected
     assert JWK.from_pyca(private("edge-17")).thumbprint() == expected
     assert ECKey.import_key(private("edge-17")).thumbprint() == expected
+
+
+def test_of_several_certificates_one_is_the_recipient_only_if_the_others_vouch_for_it() -> None:
+    device, other = leaf("P-256"), certify("edge-18", root())
+    at = device.certificate.not_valid_before_utc
+    chained = read_recipient(device.pem + root().pem, name="edge-17.pem", now=at)
+    assert chained.kid == read_recipient(device.pem, name="edge-17.pem", now=at).kid
+    for data in (device.pem + other.pem, public_pem("edge-17") + public_pem("edge-18")):
+        with pytest.raises(FormatError, match="a file of its own for each device"):
+            read_recipient(data, name="both.pem", now=at)
 
 
 def rsa_pem() -> bytes:
