@@ -11,6 +11,7 @@ MargoError
 """
 
 import errno
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -99,10 +100,19 @@ def explain(error: BaseException) -> tuple[int, str]:
         return 2, disk_words(error)
     if isinstance(error, OSError) and error.filename:
         return 2, f"{error.filename}: {error.strerror}"
+    if isinstance(error, UnicodeEncodeError):
+        return 2, f"{said(ascii(error.object))} cannot be written in the encoding {error.encoding}: set LC_ALL=C.UTF-8"
     return (
         1,
         f"unexpected {type(error).__name__}: {error}: please report this with the command you ran",
     )
+
+
+def write_utf8(*streams: object) -> None:
+    """Have text streams write UTF-8, whatever the locale says; what is no text at all is written as an escape."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def worded(doing: str, part: str, category: str, cause: str, todo: str, *, element: str = "") -> str:

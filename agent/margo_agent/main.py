@@ -29,7 +29,7 @@ from margo_agent.state_folder import AtWork, locked
 from margo_agent.telling import COMMANDS as TELLING
 from margo_agent.telling import notice_news, trace
 from margo_oci.content import MANIFEST_LIMIT_BYTES
-from margo_oci.errors import MargoError, explain, plain, plain_lines
+from margo_oci.errors import MargoError, explain, plain, plain_lines, write_utf8
 
 if TYPE_CHECKING:
     from margo_agent.building import Parts
@@ -39,12 +39,19 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line; every failure ends in one message and a documented exit code."""
+    write_utf8(sys.stdout, sys.stderr)
+    stdout = sys.stdout
     try:
         sys.exit(cli.main(prog_name="margo-agent", standalone_mode=False) or 0)
+    except SystemExit:
+        if sys.stdout is not stdout:  # click put another in its place: whoever read what is printed has gone
+            sys.exit(0)
+        raise
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
         sys.exit(130)
     except Exception as error:
         code, message = explain(error)

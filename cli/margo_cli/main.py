@@ -5,7 +5,7 @@ import sys
 import click
 
 from margo_cli.lazy import LazyGroup
-from margo_oci.errors import explain, plain_lines
+from margo_oci.errors import explain, plain_lines, write_utf8
 
 PROGRAM = "margo-oci"
 COMMANDS = {
@@ -77,15 +77,20 @@ def completion(shell: str) -> None:
 
 def main() -> None:
     """Run the command line; every failure ends in one message and a documented exit code."""
+    write_utf8(sys.stdout, sys.stderr)
+    stdout = sys.stdout
     try:
         sys.exit(cli.main(prog_name=PROGRAM, standalone_mode=False) or 0)
+    except SystemExit:
+        if sys.stdout is not stdout:  # click put another in its place: whoever read what is printed has gone
+            sys.exit(0)
+        raise
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
     except Exception as error:
         code, message = explain(error)
         click.echo(plain_lines(f"error: {message}"), err=True)

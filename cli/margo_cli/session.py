@@ -1,12 +1,14 @@
 """What every command shares: its options, how registries are reached, keys, and how things are printed."""
 
+import atexit
 import functools
 import ipaddress
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -145,7 +147,23 @@ def signature_folder() -> SignatureFolder:
 
 
 def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "margo-oci"
+    try:
+        return _usable(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "margo-oci")
+    except RuntimeError:  # nobody knows a home
+        return _usable(Path("/nonexistent"))
+
+
+@functools.cache
+def _usable(folder: Path) -> Path:
+    """Return a folder for the cache: one for this call alone, where nothing can be kept between calls."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    say(f"warning: {folder}: nothing can be written there, so nothing is kept for the next call: XDG_CACHE_HOME=…")
+    temporary = tempfile.TemporaryDirectory(prefix="margo-oci-")
+    atexit.register(temporary.cleanup)
+    return Path(temporary.name)
 
 
 @functools.cache

@@ -52,6 +52,12 @@ def test_a_full_disk_is_nobodys_fault_and_says_what_to_do() -> None:
     )
 
 
+def test_a_name_that_an_encoding_lacks_is_nobodys_fault_either() -> None:
+    with pytest.raises(UnicodeEncodeError) as raised:
+        "ü.txt".encode("ascii")
+    assert explain(raised.value) == (2, "'\\xfc.txt' cannot be written in the encoding ascii: set LC_ALL=C.UTF-8")
+
+
 def test_an_element_is_named_where_there_is_one() -> None:
     words = worded("asking to connect", "engine", "unavailable", "No such file", "start it", element="unix:///x")
     assert words == 'while asking to connect, engine for "unix:///x": unavailable: No such file; start it'

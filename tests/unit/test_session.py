@@ -1,7 +1,10 @@
 """What the options of a command mean for which host, and what Docker and Podman know of it."""
 
 import base64
+import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,10 +17,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from margo_cli.login import logout
 from margo_cli.main import cli, main
-from margo_cli.session import Session, proxy_ca_files, read_file, say
+from margo_cli.session import Session, cache, proxy_ca_files, read_file, say
 from margo_oci.access import Access
 from margo_oci.auth import Credentials
-from margo_oci.errors import FormatError
+from margo_oci.errors import FormatError, write_utf8
 from margo_oci.reference import Reference, parse_reference
 from tests.parts.certs import Authority
 
@@ -138,6 +141,33 @@ def test_no_terminal_obeys_json_either_and_programs_read_it_as_it_is(capsys: pyt
     assert json.loads(out) == value
     assert "grün" in out
     assert out.replace("\n", "").isprintable()
+
+
+def test_where_no_cache_can_be_nothing_is_kept_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    first = cache().ingest.parent
+    assert first.is_dir()
+    assert f"{tmp_path / 'file' / 'margo-oci'}: nothing can be written there" in capsys.readouterr().err
+    assert cache().ingest.parent == first
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
+    assert cache().ingest.parent == tmp_path / "kept" / "margo-oci"
+
+
+def test_what_is_told_is_utf_8_wherever_it_goes() -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="latin-1")
+    write_utf8(stream, None)
+    print("└── grün \udcff", file=stream, flush=True)
+    assert written.getvalue() == "└── grün \\udcff\n".encode()
+
+
+def test_a_reader_that_went_away_is_no_failure() -> None:
+    command = f"set -o pipefail; {sys.executable} -m margo_cli completion bash | true"
+    assert subprocess.run(["bash", "-c", command], check=False, capture_output=True).returncode == 0
 
 
 def test_no_terminal_obeys_what_an_error_quotes(
