@@ -77,6 +77,17 @@ def proxy_words(proxy: str, answer: str) -> str:
     )
 
 
+_REMEDIES = {
+    "Name or service not known": "is the host's name right?",
+    "No address associated with hostname": "is the host's name right?",
+    "Temporary failure in name resolution": "is there a network, or a proxy (https_proxy) to ask instead?",
+    "Connection refused": "nothing listens there: are host and port right?",
+    "Network is unreachable": "is there a network, or a proxy (https_proxy) to ask instead?",
+    "No route to host": "is there a network, or a proxy (https_proxy) to ask instead?",
+    "no answer in time": "is there a network, or a proxy (https_proxy) to ask instead?",
+}
+
+
 def remedied(words: str) -> str:
     """Return what went wrong on the wire, with the remedy for the commonest mistakes."""
     if any(sign in words for sign in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")):
@@ -85,4 +96,4 @@ def remedied(words: str) -> str:
         return f"{words}: --ca-file (caFile) names the CA that signed it; is the clock right?"
     if any(sign in words for sign in ("ALERT_BAD_CERTIFICATE", "CERTIFICATE_REQUIRED", "ALERT_UNKNOWN_CA")):
         return f"the other side wants a client certificate that it trusts: {words}"
-    return words
+    return next((f"{words}: {todo}" for sign, todo in _REMEDIES.items() if sign in words), words)

@@ -113,7 +113,9 @@ def meeting(paths: Sequence[str]) -> Sequence[str]:
     faults = []
     for path in paths:
         folded = unicodedata.normalize("NFC", path).casefold()
-        if folded in seen:
+        if seen.get(folded) == path:
+            faults.append(f"{path} is there twice: with and without {SUFFIX} it is one path")
+        elif folded in seen:
             faults.append(f"{path} and {seen[folded]} are the same path on some disks")
         seen[folded] = path
     for folded, path in seen.items():

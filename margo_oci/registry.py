@@ -274,7 +274,7 @@ class Registry:
                 await self._raise_for(response, reference, what)
                 yield response
         except httpx2.TimeoutException:
-            raise RegistryError(f"{what}: no answer in time{self._via(reference.host)}") from None
+            raise RegistryError(f"{what}: {remedied(f'no answer in time{self._via(reference.host)}')}") from None
         except httpx2.ProxyError as error:
             raise RegistryError(f"{what}: {proxy_words(self._proxy(reference.host), str(error))}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ssl.SSLError) as error:

@@ -13,6 +13,9 @@ from margo_agent.standing import name_of, stale
 from margo_oci.errors import FormatError
 
 STATE = "state"
+_TODO = {
+    "unsupported-profile": "publish it for a device that runs this profile, and take it out of this device's state"
+}
 _SETTLED = ("installed", "removed", "failed")  # of a deployment in a report: what is said of it elsewhere
 _BACKOFF = "the agent looks again by itself, later after each failure; margo-agent doctor says what is wrong"
 
@@ -110,7 +113,7 @@ def _of_deployments(record: Record, last: Last | None, *, busy: bool) -> Iterato
             continue
         kept = "the last good revision runs" if name in record.installed else "nothing of it runs"
         cause = f"revision {failed.revision[:19]} failed and is not tried again; {kept}: {failed.words}"
-        todo = "mend the deployment and publish it again; another revision is tried at once"
+        todo = _TODO.get(failed.code, "mend the deployment and publish it again; another revision is tried at once")
         yield Finding(element=name, name=failed.name, category="failed", cause=cause, rule="5.6", todo=todo)
     for name in sorted(set(record.unsure) - set(record.failed)):
         cause = "a step was begun and nobody knows how it ended: the power went, or the engine"

@@ -83,7 +83,7 @@ def encrypt(
     kids = parse_envelope(data, what=str(target)).kids  # before what is there is replaced
     _write(target, data)
     Session(output).show({"file": str(target), "encryptedFor": list(kids)}, [str(target)])
-    say(f"encrypted for {', '.join(kids)}")
+    say(f"encrypted for {', '.join(kid or '(unnamed)' for kid in kids)}")
 
 
 def _target(file: Path, target: Path | None) -> Path:

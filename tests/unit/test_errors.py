@@ -83,6 +83,11 @@ def test_a_certificate_by_an_unknown_authority_leads_to_the_file_that_names_it()
     assert "(caFile) names the CA" in remedied("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
 
 
+def test_a_network_that_is_not_there_leads_to_what_may_be_wrong() -> None:
+    assert remedied("Connection refused") == "Connection refused: nothing listens there: are host and port right?"
+    assert "https_proxy" in remedied("[Errno -3] Temporary failure in name resolution")
+
+
 def test_the_page_lists_every_kind_of_error_with_its_exit_code() -> None:
     page = {(name.strip("`"), code) for name, code, *_ in rows("Kinds and exit codes")}
     public = set(kinds().items())

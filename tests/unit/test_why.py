@@ -51,6 +51,13 @@ def test_where_everything_is_applied_nothing_is_held_back() -> None:
     assert why(GOOD, last("unchanged"), (), NOON, running=True) == ()
 
 
+def test_a_profile_that_this_device_does_not_run_is_no_fault_of_the_deployment() -> None:
+    record = GOOD.did_fail(
+        "chart", Failure("x", "chart", [], "profile helm is not supported", code="unsupported-profile")
+    )
+    assert only(record).todo.startswith("publish it for a device that runs this profile")
+
+
 def test_a_refusal_is_told_with_its_rule_and_since_when() -> None:
     found = only(GOOD, last("refused", reason="rollback", message="counter 2 is lower than 3"))
     assert found.lines == (
