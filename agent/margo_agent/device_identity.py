@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -164,9 +165,11 @@ def _key(file: Path) -> PrivateKey:
 
 def _certificate(file: Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(_read(file))
-    except ValueError:
+        found = x509.load_pem_x509_certificate(_read(file))
+        found.public_key()  # what cannot be read is no error of x509 until it is asked for
+    except (ValueError, UnsupportedAlgorithm):
         raise FormatError(f"identity: {file}: not a usable X.509 certificate (PEM)") from None
+    return found
 
 
 def _read(file: Path) -> bytes:

@@ -166,6 +166,16 @@ def test_a_renewal_that_was_cut_off_takes_nothing_away_and_is_done_again(place: 
     assert [thumbprint(one.public_key()) for one in done.keys][1:] == [first.kid]
 
 
+def test_a_certificate_with_a_key_that_nobody_knows_is_told_by_its_file(place: Path) -> None:
+    config = load_config(place / "agent.yaml")
+    der = make_identity(config, NOW).certificate.public_bytes(serialization.Encoding.DER)
+    p256, unknown = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d030163")
+    strange = x509.load_der_x509_certificate(der.replace(p256, unknown)).public_bytes(serialization.Encoding.PEM)
+    (place / "state" / "identity" / "device.crt").write_bytes(strange)
+    with pytest.raises(FormatError, match=r"device\.crt: not a usable X\.509 certificate"):
+        load_identity(config)
+
+
 def test_a_request_is_for_the_key_of_the_device(place: Path) -> None:
     assert "margo-agent identity init" in str(device("csr").exception)
     device("init")
