@@ -53,8 +53,10 @@ class Layout:
         return self.files.size_bytes(_path(digest)) if is_digest(digest) else None
 
     def pieces(self, digest: str, start: int = 0, count: int | None = None) -> Iterator[bytes]:
-        """Yield a blob, or a part of it, as it is here: unchecked."""
-        size = self.size_bytes(digest) or 0
+        """Yield a blob, or a part of it, as it is here, unchecked; nothing if it is not here."""
+        size = self.size_bytes(digest)
+        if size is None:
+            return iter(())
         return self.files.pieces(_path(digest), start, size - start if count is None else count)
 
     def small(self, digest: str, *, limit_bytes: int = MANIFEST_LIMIT_BYTES) -> bytes | None:

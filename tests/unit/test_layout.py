@@ -107,6 +107,8 @@ def test_13_2_a_digest_leads_out_of_no_folder(tmp_path: Path) -> None:
     layout = open_layout(folder_of(tmp_path / "site", FILES))
     assert layout.size_bytes("sha256:../../index.json") is None
     assert layout.small("../index.json") is None
+    for digest in ("sha256:../../index.json", "sha256:" + "0" * 64):
+        assert not list(layout.pieces(digest, 0, 100))
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
