@@ -305,7 +305,6 @@ Image=registry.example/web:1
 Volume=data.volume:/data
 Mount=type=image,source=registry.example/model:4,destination=/m
 Exec=serve \\
-; nothing of this
   --port 80
 """
 TRUST = b"""trust:
