@@ -155,11 +155,8 @@ def write_folder(entries: Sequence[Entry], folder: Path, *, force: bool) -> None
         check_place(folder, force=force)
         if folder.is_dir() and any(folder.iterdir()):
             folder.rename(beside / "old")
-        try:
-            (beside / "new").rename(folder)
-        except OSError:
-            if (beside / "old").exists():
-                (beside / "old").rename(folder)
-            raise
+        (beside / "new").rename(folder)
     finally:
+        if (beside / "old").exists() and not folder.exists():
+            (beside / "old").rename(folder)
         shutil.rmtree(beside, ignore_errors=True)

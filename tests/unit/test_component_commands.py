@@ -20,6 +20,7 @@ from margo_oci.errors import FormatError
 from margo_oci.faults import located
 from margo_oci.interpolation import variables_of
 from margo_oci.package import COMPOSE, NO_KEYS, QUADLET, build_component
+from tests.simulators.outages import RENAME, Outage, during
 from tests.unit.scenes import as_yaml, hostile, member
 
 WEB = "services:\n  web:\n    image: registry.example/web:1\n"
@@ -283,6 +284,19 @@ def test_pull_writes_a_folder_whole_and_replaces_none_that_is_not_its_own(tmp_pa
     (tmp_path / "empty").mkdir()
     write_folder(entries, tmp_path / "empty", force=False)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["empty", "new", "other"]
+
+
+def test_who_stops_a_pull_at_any_moment_keeps_one_of_the_two(tmp_path: Path) -> None:
+    def stop(_: str) -> None:
+        raise KeyboardInterrupt
+
+    for moment in (1, 2):
+        hello = folder(tmp_path / str(moment), {"compose.yaml": "old"})
+        with during(Outage(stop, moment, (RENAME,), below=str(tmp_path))) as outage, pytest.raises(KeyboardInterrupt):
+            write_folder([Entry("compose.yaml", b"new")], hello, force=True)
+        assert outage.struck
+        assert (hello / "compose.yaml").read_text() == "old"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["1", "2"]
 
 
 def test_pull_writes_neither_over_a_file_nor_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
