@@ -6,7 +6,8 @@ import struct
 import tarfile
 import unicodedata
 import zlib
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import PurePosixPath
@@ -150,6 +151,12 @@ def _followed(entries: list[Entry], what: str) -> list[Entry]:
                 f"{what}: {entry.path}: links to {entry.link!r:.200}, which is no file beside it in the archive"
             )
     return [replace(files[entry.link], path=entry.path) if entry.link else entry for entry in entries]
+
+
+def lies_below(ordered: Sequence[str], folder: str) -> bool:
+    """Tell whether one of the `ordered` paths lies below `folder`: in their order such paths stand together."""
+    at = bisect_left(ordered, f"{folder}/")
+    return at < len(ordered) and ordered[at].startswith(f"{folder}/")
 
 
 def safe_path(name: str, what: str) -> str:

@@ -5,14 +5,13 @@ Compose reads any file that a Compose file names, and tells what it read: so not
 
 import posixpath
 import re
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Literal
 
-from margo_oci.archive import FAULT_LIMIT, Entry
+from margo_oci.archive import FAULT_LIMIT, Entry, lies_below
 from margo_oci.composefile import COMPOSE_FILE, astray, files_of, of_deployment, of_services, refused_words
 from margo_oci.deployment import STEERING
 from margo_oci.errors import FormatError
@@ -187,17 +186,13 @@ class Walk:
             return posixpath.normpath(posixpath.join(visit.base, posixpath.dirname(path)))
         base = posixpath.normpath(posixpath.join(visit.base, project.text))
         inside = posixpath.normpath(project.text) == "." or not astray(project.text)
-        if not inside or not self._has_folder(base):
+        if not inside or not lies_below(self.ordered, base):
             self._fault(visit, project, at, f"{project.text!r:.200} is no folder of the archive")
         return base
 
-    def _has_folder(self, folder: str) -> bool:
-        at = bisect_left(self.ordered, f"{folder}/")
-        return at < len(self.ordered) and self.ordered[at].startswith(f"{folder}/")
-
     @cached_property
     def ordered(self) -> Sequence[str]:
-        """The paths of all files, in their order: a folder's stand together."""
+        """The paths of all files, in their order."""
         return sorted(self.files)
 
 

@@ -8,10 +8,10 @@ import csv
 import posixpath
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from margo_oci.archive import Entry, safe_path
+from margo_oci.archive import Entry, lies_below, safe_path
 from margo_oci.errors import FormatError
 from margo_oci.faults import Located, located
 from margo_oci.units import Line, Unit, parse_unit
@@ -117,12 +117,13 @@ def _incomplete(one: Read) -> list[Located]:
 
 def names_only_the_archive(entries: Sequence[Entry]) -> list[Located]:
     """Rule 8.13: files that units name by a relative path are in the archive."""
-    files = {entry.path for entry in entries}
+    files = {entry.path for entry in entries if not entry.folder}
+    ordered = sorted(f"{entry.path}/" if entry.folder else entry.path for entry in entries)
     return [
         located(one.path, "8.13", f"{path!r:.200} {words}", line=line.number, field=line.key)
         for one in units_of(entries)
         for line, path, folder_too in _relative(one)
-        if (words := _missing(one.path, path, files, folder_too=folder_too))
+        if (words := _missing(one.path, path, files, ordered if folder_too else ()))
     ]
 
 
@@ -142,14 +143,13 @@ def _named(one: Read, keys: Mapping[str, Sequence[str]]) -> Iterator[tuple[Line,
         yield from ((line, line.value) for line in one.unit.values(one.section, key))
 
 
-def _missing(unit: str, path: str, files: set[str], *, folder_too: bool) -> str:
+def _missing(unit: str, path: str, files: Collection[str], folders: Sequence[str]) -> str:
     try:
         safe_path(path if posixpath.normpath(path) != "." else "x", "")
     except FormatError:
         return "leads out of the archive"
     named = posixpath.normpath(posixpath.join(posixpath.dirname(unit), path))
-    below = folder_too and any(file.startswith(f"{named}/") for file in files)
-    return "" if named in files or below else "is not in the archive"
+    return "" if named in files or lies_below(folders, named) else "is not in the archive"
 
 
 def warnings_of(entries: Sequence[Entry]) -> list[Located]:

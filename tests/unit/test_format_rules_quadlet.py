@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from margo_cli.bounded import bounded
 from margo_oci.archive import Entry, unpack
 from margo_oci.compose import Compose
 from margo_oci.content import Descriptor
@@ -245,6 +246,22 @@ def test_8_13_files_that_units_name_are_in_the_archive(text: str, fault: str) ->
 )  # fmt: skip
 def test_8_13_what_lies_elsewhere_by_its_nature_may_be_named(text: str) -> None:
     assert faults(text, **{"web.env": ""}) == []
+
+
+def test_8_13_a_file_is_no_folder_and_an_empty_folder_may_be_mounted() -> None:
+    made = [*container("EnvironmentFile=conf\nVolume=./conf:/a\nVolume=./data:/b"), Entry("hello/conf", folder=True),
+            Entry("hello/data", folder=True)]  # fmt: skip
+    assert [str(one) for one in names_only_the_archive(made)] == [
+        "hello/web.container:3: EnvironmentFile: 'conf' is not in the archive"
+    ]
+
+
+def test_8_13_many_mounts_and_many_files_are_held_against_each_other_in_no_time() -> None:
+    files = [Entry(f"hello/{number}/file") for number in range(5_000)]
+    unit = b"[Container]\nImage=x\n" + b"Volume=./gone:/x\n" * 16_000
+    with bounded("many mounts", 8.0):
+        found = names_only_the_archive([*files, *(Entry(f"hello/{name}.container", unit) for name in "abc")])
+    assert len(found) == 48_000
 
 
 def test_8_13_a_kube_unit_brings_its_files() -> None:
