@@ -126,9 +126,13 @@ class Closure:
 
     async def _locked(self, reference: Reference, digest: str, kind: str, *, travels: bool = False) -> None:
         node = await self.artifact(reference.at(digest), kind, travels=travels)
-        name = f"{reference.name}:{reference.tag}"
-        if reference.tag and name not in self._named:  # of two digests one alone can have the tag
-            node = self.nodes[node.descriptor.digest]  # it may have got other names meanwhile
+        if reference.tag:
+            self.name(node.descriptor.digest, f"{reference.name}:{reference.tag}")
+
+    def name(self, digest: str, name: str) -> None:
+        """Let a name lead to what was taken, if it leads nowhere yet: of two digests one alone can have it."""
+        if name not in self._named:
+            node = self.nodes[digest]
             self._keep(replace(node, names=node.names | {name}))
 
     async def _optional(self, reference: Reference, kind: str, *, travels: bool) -> Node | None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from margo_oci.closure import LIST_TAG, Node
+from margo_oci.closure import LIST_TAG, Closure, Node
 from margo_oci.content import Descriptor
 from margo_oci.errors import FormatError
 from margo_oci.images import LAYER_LIMIT_BYTES
@@ -99,6 +99,16 @@ class Copier:
         if not LIST_TAG.fullmatch(reference.tag):  # a list is made anew where it is needed
             at = self.to(reference)
             await asyncio.to_thread(self.uploader.manifest, at, node.data, node.descriptor.media_type)
+
+
+async def take(closure: Closure, source: Reference, to: Reference) -> None:
+    """Take an artifact with what hangs on it; what is named by its digest gets the tag of `to` as well.
+
+    Raises RegistryError, TrustError, FormatError.
+    """
+    node = await closure.artifact(source)
+    if source.digest:
+        closure.name(node.descriptor.digest, f"{source.name}:{to.tag}")
 
 
 def _in_order(nodes: Sequence[Node]) -> Sequence[Node]:

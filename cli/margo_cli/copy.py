@@ -9,7 +9,7 @@ import click
 from margo_cli.session import Session, cache, human_bytes, with_session
 from margo_oci.bundle import Plan, is_in, open_existing, plan_bundle, write_bundle
 from margo_oci.closure import Closure
-from margo_oci.copying import Copied, Copier, below, counted, renamed
+from margo_oci.copying import Copied, Copier, below, counted, renamed, take
 from margo_oci.errors import FormatError
 from margo_oci.layout import open_layout
 from margo_oci.layout_registry import LayoutTransport
@@ -59,7 +59,7 @@ async def _copy(session: Session, source: str, destination: str, layout: Path | 
         await opened.enter_async_context(registry)
         closure = Closure(registry)
         for reference in references:
-            await closure.artifact(reference)
+            await (closure.artifact(reference) if offer or to is None else take(closure, reference, to))
         if to is None:
             return await _to_layout(session, registry, plan_bundle(closure), to_layout or Path())
         at = below(to.host, to.repository) if offer else renamed(references[0], to)
@@ -92,7 +92,9 @@ def _layout(text: str) -> Path | None:
 
 def _place(text: str, *, many: bool) -> Reference:
     if not many:
-        return parse_reference(text)
+        if (found := parse_reference(text)).digest:
+            raise FormatError(f"{text}: a copy gets its digest by itself: name a tag, or nothing after the repository")
+        return found
     host, _, prefix = text.partition("/")
     if not HOST.fullmatch(host) or (prefix and not REPOSITORY.fullmatch(prefix)):
         raise FormatError(f"{text}: a layout goes to host or host/prefix, as registry.plant:5000/mirror")

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from margo_cli.copy import _place
 from margo_oci.access import Access
 from margo_oci.closure import Closure
 from margo_oci.content import EMPTY_JSON, Descriptor, digest_of
-from margo_oci.copying import Copied, Copier, below, renamed
-from margo_oci.errors import TrustError
+from margo_oci.copying import Copied, Copier, below, renamed, take
+from margo_oci.errors import FormatError, TrustError
 from margo_oci.manifest import Manifest
 from margo_oci.reference import Reference, parse_reference
 from margo_oci.registry import Registry
@@ -48,7 +49,7 @@ def copied(
         async with door(sim) as registry, door(to) as destination:
             closure = Closure(registry)
             for one in taken or (SOURCE,):
-                await closure.artifact(one)
+                await take(closure, one, TO)
             copier = Copier(
                 source=registry, destination=destination, uploader=SimulatedUploader(to), store=Store(store), to=at
             )
@@ -127,6 +128,14 @@ def test_13_9_what_went_bad_since_a_copy_was_cut_off_is_fetched_again(tmp_path: 
     kept.path(blob).write_bytes(bytes(len(LAYER)))
     copied(source(), to, tmp_path, renamed(SOURCE, TO))
     assert to.blobs[blob.digest] == LAYER
+
+
+def test_13_9_what_is_copied_by_its_digest_gets_the_tag_that_was_asked_for(tmp_path: Path) -> None:
+    to = SimulatedRegistry(host="registry.plant")
+    copied(source(), to, tmp_path, renamed(SOURCE.at(IMAGE.digest), TO), SOURCE.at(IMAGE.digest))
+    assert to.repositories["copied/web"].tags["stable"] == IMAGE.digest
+    with pytest.raises(FormatError, match="a copy gets its digest by itself: name a tag"):
+        _place(str(TO.at(IMAGE.digest)), many=False)
 
 
 def test_13_9_of_many_each_keeps_its_repository() -> None:
