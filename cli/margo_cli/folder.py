@@ -5,7 +5,7 @@ import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from margo_oci.archive import ENTRY_LIMIT, UNPACKED_LIMIT_BYTES, Entry
 from margo_oci.dependencies import needs_of
@@ -127,6 +127,16 @@ def _unmet(documents: Sequence[Document]) -> list[str]:
     names = {one.deployment.id: one.deployment.name for one in documents}
     needs = needs_of(names, {one.deployment.id: one.deployment.depends_on for one in documents})
     return [f"{one.file}: {needs.faults[one.deployment.id]}" for one in documents if one.deployment.id in needs.faults]
+
+
+def link_in(folder: Path, path: str) -> Path | None:
+    """Return the first link on the way from a folder to a path in it: what it leads to may lie elsewhere."""
+    place = folder
+    for part in PurePath(path).parts:
+        place /= part
+        if place.is_symlink():
+            return place
+    return None
 
 
 def replace_file(file: Path, data: bytes) -> None:

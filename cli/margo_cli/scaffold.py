@@ -7,13 +7,12 @@ from typing import Any
 
 import click
 
+from margo_cli.along import Taken, in_words, read_compose
 from margo_oci.application import parse_description
-from margo_oci.archive import ENTRY_LIMIT, UNPACKED_LIMIT_BYTES, Entry
 from margo_oci.composefile import COMPOSE_FILE
-from margo_oci.composereads import walk
 from margo_oci.deploying import Wish, make_deployment
 from margo_oci.deployment import APPLICATION_ID, COMPONENT_NAME, REVISION, STEERING
-from margo_oci.errors import FormatError
+from margo_oci.errors import FormatError, plain
 from margo_oci.interpolation import Variable, variables_of
 from margo_oci.reference import parse_reference
 from margo_oci.yamltext import write_yaml
@@ -69,9 +68,17 @@ def init(
     app_id = app_id or component
     source = repository.removeprefix("oci://").rstrip("/")
     _check(app_id, component, source, app_version)
-    beside = read_compose(compose_file) if compose_file else {COMPOSE_FILE: _SAMPLE.format(image=image).encode()}
+    taken = (
+        read_compose(compose_file) if compose_file else Taken({COMPOSE_FILE: _SAMPLE.format(image=image).encode()}, {})
+    )
     raw = _description(
-        name, vendor, app_id, app_version, component, f"oci://{source}/components/{component}", variables_in(beside)
+        name,
+        vendor,
+        app_id,
+        app_version,
+        component,
+        f"oci://{source}/components/{component}",
+        variables_in(taken.files),
     )
     header = {"apiVersion": "margo.org/v1-alpha1", "kind": "ApplicationDescription"} if older else {}
     description = write_yaml({**header, **raw})
@@ -82,13 +89,13 @@ def init(
     files = {
         "margo.yaml": description,
         "resources/description.md": _README.format(name=name).encode(),
-        **{f"{component}/{path}": data for path, data in sorted(beside.items())},
+        **{f"{component}/{path}": data for path, data in sorted(taken.files.items())},
         f"states/example/{component}.yaml": make_deployment(parsed, wish),
     }
     _write(folder, files)
-    if compose_file and (compose_file.parent / ".env").exists():
-        click.echo(f"{compose_file.parent / '.env'} does not come along: set its values as parameters", err=True)
-    for fault in walk(_entries(beside)).faults:
+    for line in in_words(taken, compose_file.parent, folder / component) if compose_file else ():
+        click.echo(plain(line), err=True)
+    for fault in taken.walk().faults:
         click.echo(f"for you to look at: {folder / component}/{str(fault).removeprefix('top/')}", err=True)
     click.echo("\n".join(str(folder / path) for path in files))
     if needed:
@@ -112,32 +119,6 @@ def _check(app_id: str, component: str, source: str, version: str) -> None:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-")
-
-
-def read_compose(file: Path) -> Mapping[str, bytes]:
-    """Return a compose file as `compose.yaml`, and the files beside it that it names and that are there.
-
-    Raises FormatError. What else is wrong with it, `component push` says.
-    """
-    found = {COMPOSE_FILE: _read(file)}
-    new = {""}
-    while new and len(found) < ENTRY_LIMIT:
-        named = walk(_entries(found)).named
-        new = {path.removeprefix("top/") for path in named if path.startswith("top/")} - found.keys()
-        new = {path for path in new if (file.parent / path).is_file()}
-        found |= {path: _read(file.parent / path) for path in new}
-    return found
-
-
-def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(UNPACKED_LIMIT_BYTES + 1)
-    except OSError as error:
-        raise FormatError(f"{file}: {error.strerror}") from None
-    if len(data) > UNPACKED_LIMIT_BYTES:
-        raise FormatError(f"{file}: more than {UNPACKED_LIMIT_BYTES} bytes")
-    return data
 
 
 def _description(
@@ -187,7 +168,7 @@ def variables_in(files: Mapping[str, bytes]) -> Mapping[str, Variable]:
     left to Compose.
     """
     written: dict[str, list[Variable]] = {}
-    for tree in walk(_entries(files)).trees.values():
+    for tree in Taken(files, {}).walk().trees.values():
         for text in _texts(tree):
             for name, one in variables_of(text).items():
                 written.setdefault(name, []).append(one)
@@ -205,10 +186,6 @@ def _texts(node: Node) -> Iterator[str]:
     yield node.text
     for child in (*node.items, *(value for _, value in node.pairs)):
         yield from _texts(child)
-
-
-def _entries(files: Mapping[str, bytes]) -> Sequence[Entry]:
-    return [Entry(f"top/{path}", data) for path, data in files.items()]
 
 
 def _parameter(variable: str) -> str:

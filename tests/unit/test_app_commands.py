@@ -107,13 +107,43 @@ def test_files_that_a_compose_file_names_come_along_and_what_it_requires_has_to_
     component = tmp_path / "x" / "hello-world"
     taken = {str(file.relative_to(component)) for file in component.rglob("*") if file.is_file()}
     assert taken == {"compose.yaml", "more.yaml", "web.env", "conf/site.conf"}
-    assert ".env does not come along" in done.stderr
+    assert f"{mine}/.env does not come along: make parameters of its values" in done.stderr
+    assert f"{mine}/web.env comes along, as {component}/web.env: see that nothing secret stands in it" in done.stderr
     raw = yaml.safe_load((tmp_path / "x" / "margo.yaml").read_text())
     assert [one["schema"] for one in raw["configuration"]["sections"][0]["settings"]] == ["someText", "anyText"]
     assert {one["name"]: one["allowEmpty"] for one in raw["configuration"]["schema"]} == {
         "someText": False, "anyText": True,
     }  # fmt: skip
     assert "change-me" in (tmp_path / "x" / "states" / "example" / "hello-world.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", [".env", ".env.local", "app/.env.prod", "s/.ENV", ".env/web", "tls.p12", "key", "link.env"]
+)
+def test_what_looks_like_secrets_does_not_come_along_and_is_named(tmp_path: Path, path: str) -> None:
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    if path == "link.env":
+        (tmp_path / path).symlink_to("/etc/passwd")
+    else:
+        (tmp_path / path).write_text("a\n-----BEGIN EC PRIVATE KEY-----\n" if path == "key" else "PASSWORD=hunter2\n")
+    (tmp_path / "compose.yaml").write_text(f"services: {{a: {{image: a, env_file: {path}}}}}\n")
+    done = call("app", "init", str(tmp_path / "x"), *INIT, "--compose", str(tmp_path / "compose.yaml"))
+    assert f"{tmp_path / path} does not come along: " in done.stderr
+    component = tmp_path / "x" / "hello-world"
+    assert f"compose.yaml:1: services.a.env_file: '{path}' is not in the archive" in done.stderr
+    assert [file.name for file in component.rglob("*")] == ["compose.yaml"]
+    checked = call("component", "validate", str(component))
+    assert f"services.a.env_file: '{path}' is not in the archive" in checked.stderr
+
+
+def test_the_dotenv_of_an_included_project_stays_also_where_nobody_names_it(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".env").write_text("PASSWORD=hunter2\n")
+    (tmp_path / "s" / "more.yaml").write_text("services: {a: {image: '${IMAGE:?}'}}\n")
+    (tmp_path / "compose.yaml").write_text("include: [s/more.yaml]\n")
+    done = call("app", "init", str(tmp_path / "x"), *INIT, "--compose", str(tmp_path / "compose.yaml"))
+    assert f"{tmp_path}/s/.env does not come along: " in done.stderr
+    assert not (tmp_path / "x" / "hello-world" / "s" / ".env").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""Which files come along with a compose file into a component, and which stay where they are, and why."""
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from margo_cli.folder import link_in
+from margo_oci.archive import ENTRY_LIMIT, UNPACKED_LIMIT_BYTES, Entry
+from margo_oci.composefile import COMPOSE_FILE
+from margo_oci.composereads import Walk, walk
+from margo_oci.errors import FormatError
+from margo_oci.package import holds_private_key
+
+_TOP = "top"
+_DOTENV = re.compile(r"\.env(\..*)?", re.IGNORECASE | re.DOTALL)
+_KEY_STORE = re.compile(r".*\.(p12|pfx|jks|ppk)", re.IGNORECASE | re.DOTALL)
+_TO_DEVICES = "goes to devices encrypted, as a file beside a deployment (NAME.files/, `margo-oci encrypt`)"
+_ENVIRONMENT = f"make parameters of its values (`environment: {{NAME: ${{NAME}}}}`); what is secret {_TO_DEVICES}"
+_KEY = f"a private key {_TO_DEVICES}: name it ${{MARGO_FILES}}/NAME"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The files of a component by path, `compose.yaml` first, and those that stay, with the reason."""
+
+    files: Mapping[str, bytes]
+    left: Mapping[str, str]
+
+    def walk(self) -> Walk:
+        """Return the Compose files among them that lead to each other."""
+        return walk(self.entries())
+
+    def entries(self) -> Sequence[Entry]:
+        """Return the files as they lie in an archive."""
+        return [Entry(f"{_TOP}/{path}", data) for path, data in self.files.items()]
+
+
+def read_compose(file: Path) -> Taken:
+    """Return a compose file as `compose.yaml`, with the files that it names and that are there.
+
+    What holds secrets by its name or content stays, and so do links. Raises FormatError for a file that cannot be read.
+    """
+    files, left = {COMPOSE_FILE: _read(file)}, dict[str, str]()
+    while len(files) < ENTRY_LIMIT:
+        named = _named(Taken(files, left).walk(), file.parent)
+        if not (new := sorted(named - files.keys() - left.keys())):
+            break
+        for path in new:
+            if why := _why_not(file.parent, path):
+                left[path] = why
+            else:
+                files[path] = _read(file.parent / path)
+                if holds_private_key(files[path]):
+                    del files[path]
+                    left[path] = _KEY
+    return Taken(files, left)
+
+
+def _named(walked: Walk, folder: Path) -> set[str]:
+    """Return what is named and there, and each `.env` that Compose would have read unnamed."""
+    unnamed = {posixpath.join(visit.base, ".env") for visit in walked.seen}
+    paths = {path.removeprefix(f"{_TOP}/") for path in walked.named | unnamed if path.startswith(f"{_TOP}/")}
+    return {path for path in paths if os.path.lexists(folder / path)}
+
+
+def _why_not(folder: Path, path: str) -> str:
+    """Return why a file stays, as far as its name and kind tell; "" if it may come along."""
+    if any(_DOTENV.fullmatch(part) for part in path.split("/")):
+        return _ENVIRONMENT
+    if _KEY_STORE.fullmatch(path):
+        return _KEY
+    if link := link_in(folder, path):
+        return f"{link} is a link: copy what it leads to, if that is meant"
+    return "" if (folder / path).is_file() else "it is no plain file"
+
+
+def in_words(taken: Taken, folder: Path, component: Path) -> Iterator[str]:
+    """Yield what to tell of each file beside the compose file."""
+    for path in sorted(taken.files.keys() - {COMPOSE_FILE}):
+        yield f"{folder / path} comes along, as {component / path}: see that nothing secret stands in it"
+    for path, why in sorted(taken.left.items()):
+        yield f"{folder / path} does not come along: {why}"
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(UNPACKED_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise FormatError(f"{file}: {error.strerror}") from None
+    if len(data) > UNPACKED_LIMIT_BYTES:
+        raise FormatError(f"{file}: more than {UNPACKED_LIMIT_BYTES} bytes")
+    return data
