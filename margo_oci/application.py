@@ -110,10 +110,10 @@ class Checked:
     faults: Sequence[Fault]
 
 
-def check_description(data: bytes, *, what: str, has_file: Callable[[str], bool] = lambda _: True) -> Checked:
+def check_description(data: bytes, *, what: str, fault_of: Callable[[str], str] = lambda _: "") -> Checked:
     """Check an ApplicationDescription by every rule; all faults are found at once.
 
-    `has_file` tells whether a resource is there, by its path in the package.
+    `fault_of` tells what is wrong with the file of a resource, by its path in the package: "" if nothing is.
     """
     place, faults = read_document(data, what=what, rule="12.1")
     if place is None:
@@ -123,8 +123,8 @@ def check_description(data: bytes, *, what: str, has_file: Callable[[str], bool]
         return Checked(None, place.faults)
     description = _description(place, data)
     for one in description.resources:
-        if not has_file(one.path):
-            place.at(*one.field.split(".")).fault("12.5", f"{one.path!r:.100} is not there: add it, or leave it out")
+        if words := fault_of(one.path):
+            place.at(*one.field.split(".")).fault("12.5", f"{one.path!r:.100} {words}")
     found = sorted(place.faults)
     return Checked(None if any(fault.level == "error" for fault in found) else description, found)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from margo_cli.folder import link_in
+from margo_cli.plainfile import link_in
 from margo_oci.archive import ENTRY_LIMIT, UNPACKED_LIMIT_BYTES, Entry
 from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.composereads import Walk, walk

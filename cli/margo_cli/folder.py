@@ -5,8 +5,9 @@ import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
+from margo_cli.plainfile import read_plain
 from margo_oci.archive import ENTRY_LIMIT, UNPACKED_LIMIT_BYTES, Entry
 from margo_oci.dependencies import needs_of
 from margo_oci.deployment import Deployment, parse_deployment
@@ -43,12 +44,10 @@ def read_deployments(folder: Path, *, allow_empty: bool = False, complete: bool 
             faults.append(f"{file}: ends in .yml: rename it to {file.stem}.yaml, or it is not published")
             continue
         try:
-            deployment = parse_deployment(_read(file), what=str(file))
+            deployment = parse_deployment(read_plain(file, limit_bytes=DOCUMENT_LIMIT_BYTES), what=str(file))
             documents.append(Document(file, deployment, read_files(file.with_suffix(FILES))))
         except FormatError as error:
             faults += error.faults
-        except OSError as error:
-            faults.append(f"{file}: {error.strerror}")
     faults += _twice(documents)
     faults += _ownerless(folder) if complete else []
     faults += _unmet(documents) if complete else []
@@ -61,16 +60,15 @@ def read_deployments(folder: Path, *, allow_empty: bool = False, complete: bool 
     return documents
 
 
-def _read(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return stream.read(DOCUMENT_LIMIT_BYTES + 1)
-
-
 def read_files(folder: Path) -> Sequence[ExtraFile]:
     """Read the files of a deployment, if it has any (format 14.1 to 14.4). Raises FormatError with every fault."""
+    if not os.path.lexists(folder):
+        return ()
+    if folder.is_symlink() or not folder.is_dir():
+        raise FormatError(f"{folder}: a folder with the files of a deployment is expected, no link and no file")
     found: list[ExtraFile] = []
     faults: list[str] = []
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+    for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if _LEFT_OUT & set(relative.parts) or (path.is_dir() and not path.is_symlink()):
             continue
@@ -91,8 +89,7 @@ def read_files(folder: Path) -> Sequence[ExtraFile]:
 
 def _extra_file(path: Path, name: str) -> ExtraFile:
     check_path(name.removesuffix(SUFFIX), str(path))
-    with path.open("rb") as stream:
-        data = stream.read(SUM_LIMIT_BYTES + 1)
+    data = read_plain(path, limit_bytes=SUM_LIMIT_BYTES)
     if not name.endswith(SUFFIX):
         if holds_private_key(data):
             raise FormatError(f"{path}: {NO_KEYS}")
@@ -129,16 +126,6 @@ def _unmet(documents: Sequence[Document]) -> list[str]:
     return [f"{one.file}: {needs.faults[one.deployment.id]}" for one in documents if one.deployment.id in needs.faults]
 
 
-def link_in(folder: Path, path: str) -> Path | None:
-    """Return the first link on the way from a folder to a path in it: what it leads to may lie elsewhere."""
-    place = folder
-    for part in PurePath(path).parts:
-        place /= part
-        if place.is_symlink():
-            return place
-    return None
-
-
 def replace_file(file: Path, data: bytes) -> None:
     """Replace a file as a whole: nobody ever reads half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -169,8 +156,10 @@ def read_component(folder: Path) -> tuple[Mapping[str, Entry], Sequence[tuple[st
         if not stat.S_ISREG(mode):
             faults.append((relative.as_posix(), "only plain files are packaged, no links, sockets or devices"))
             continue
-        size += path.stat().st_size
+        size += path.lstat().st_size
         if size > UNPACKED_LIMIT_BYTES or len(entries) >= ENTRY_LIMIT:
             raise FormatError(f"{folder}: more than {UNPACKED_LIMIT_BYTES} bytes or {ENTRY_LIMIT} files")
-        entries[relative.as_posix()] = Entry(relative.as_posix(), path.read_bytes(), bool(mode & 0o100))
+        entries[relative.as_posix()] = Entry(
+            relative.as_posix(), read_plain(path, limit_bytes=UNPACKED_LIMIT_BYTES), bool(mode & 0o100)
+        )
     return entries, faults

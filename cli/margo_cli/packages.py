@@ -10,6 +10,7 @@ import click
 
 from margo_cli.bounded import bounded
 from margo_cli.component_push import built, sent
+from margo_cli.plainfile import read_plain
 from margo_cli.session import Session, cache, human_bytes, reference_argument, say, with_session
 from margo_cli.trusting import Signing, Trusting, signing_options, trust_options
 from margo_cli.validate import description_file, read_description
@@ -101,6 +102,8 @@ def _components(description: Description, folder: Path) -> Mapping[Reference, Co
             at, place = parse_reference(f"{part.repository}:{part.revision}"), folder / part.name
             if at in found:
                 continue
+            if place.is_symlink():
+                raise FormatError(f"{place}: is a link: a component is pushed with its package only if it lies there")
             if not place.is_dir():
                 raise FormatError(f"{place}: not there, and component {part.name} is to be made of it")
             found[at] = built(place, part.name, part.revision, profile.kind)
@@ -114,13 +117,11 @@ def _build(file: Path) -> tuple[Description, AppArtifact]:
             say(f"warning: {fault.at(str(file))}")
     raise_faults(checked.faults, what=str(file))
     assert checked.description is not None  # noqa: S101  (there is no error)
-    files = {one.path: _resource(file.parent / one.path) for one in checked.description.resources}
+    files = {
+        one.path: read_plain(file.parent / one.path, limit_bytes=RESOURCE_LIMIT_BYTES)
+        for one in checked.description.resources
+    }
     return checked.description, build_package(checked.description, files)
-
-
-def _resource(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return stream.read(RESOURCE_LIMIT_BYTES + 1)
 
 
 @click.command("pull")

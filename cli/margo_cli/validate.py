@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from margo_cli.bounded import bounded
+from margo_cli.plainfile import fault_in, read_plain
 from margo_oci.application import Checked, check_description
-from margo_oci.errors import FormatError, plain, plain_json, plain_lines
+from margo_oci.errors import plain, plain_json, plain_lines
 from margo_oci.faults import Fault, Located
 from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
 
@@ -21,14 +22,13 @@ def description_file(path: Path) -> Path:
 
 
 def read_description(file: Path) -> Checked:
-    """Read and check a description, and whether the files that it names are beside it. Raises FormatError."""
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(DOCUMENT_LIMIT_BYTES + 1)
-    except OSError as error:
-        raise FormatError(f"{file}: {error.strerror}") from None
+    """Read and check a description, and whether the files that it names are beside it, and no links.
+
+    Raises FormatError.
+    """
+    data = read_plain(file, limit_bytes=DOCUMENT_LIMIT_BYTES)
     with bounded(str(file)):
-        return check_description(data, what=str(file), has_file=lambda path: (file.parent / path).is_file())
+        return check_description(data, what=str(file), fault_of=lambda path: fault_in(file.parent, path))
 
 
 @click.command()

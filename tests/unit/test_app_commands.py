@@ -1,6 +1,7 @@
 """What `margo-oci app` and `deploy` do without a network: init, validate, undeploy, and the order of versions."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -199,6 +200,39 @@ def test_12_5_a_file_that_is_named_and_not_there_is_a_fault(tmp_path: Path) -> N
     assert (
         "metadata.catalog.application.icon: 'resources/icon.png' is not there: add it, or leave it out" in done.output
     )
+
+
+@pytest.mark.parametrize("linked", ["resources/icon.png", "resources", "margo.yaml"])
+def test_12_5_a_link_in_a_package_is_refused_wherever_it_leads(tmp_path: Path, linked: str) -> None:
+    folder = tmp_path / "package"
+    folder.mkdir()
+    package(folder, application())
+    (folder / linked).rename(tmp_path / "outside")
+    (folder / linked).symlink_to(tmp_path / "outside")
+    refused = f"'resources/icon.png' is a link at {linked}: put the file itself there"
+    refused = "margo.yaml: a plain file is expected, no link" if linked == "margo.yaml" else refused
+    checked = call("app", "validate", str(folder))
+    assert refused in f"{checked.output}{checked.exception}"
+    pushed = call("app", "push", str(folder), "localhost:5000/apps/x", "--plain-http")
+    assert isinstance(pushed.exception, FormatError)
+    assert refused in str(pushed.exception)
+
+
+def test_a_component_that_is_a_link_is_not_pushed_with_its_package(tmp_path: Path) -> None:
+    call("app", "init", str(tmp_path / "hello"), *INIT)
+    (tmp_path / "hello" / "hello-world").rename(tmp_path / "outside")
+    (tmp_path / "hello" / "hello-world").symlink_to(tmp_path / "outside")
+    done = call("app", "push", str(tmp_path / "hello"), "localhost:5000/apps/x", "--with-components", "--plain-http")
+    assert "hello-world: is a link" in str(done.exception)
+
+
+def test_a_pipe_is_no_description_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "margo.yaml")
+    for path in (tmp_path, tmp_path / "margo.yaml"):
+        done = call("app", "validate", str(path))
+        assert str(done.exception) == (
+            f"{tmp_path}/margo.yaml: a plain file is expected, no link, pipe, socket or device"
+        )
 
 
 def test_a_description_of_a_thousand_lines_is_checked_in_little_time(tmp_path: Path) -> None:

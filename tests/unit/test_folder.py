@@ -36,13 +36,31 @@ def test_another_ending_is_not_passed_over_in_silence(tmp_path: Path) -> None:
     assert str(refused.value) == f"{tmp_path}/b.yml: ends in .yml: rename it to b.yaml, or it is not published"
 
 
-def test_a_link_that_leads_nowhere_is_told_like_any_fault(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").symlink_to("gone.yaml")
-    (tmp_path / "b.yaml").write_bytes(as_yaml(document("x")))
+def test_links_and_pipes_are_no_documents_wherever_they_lead(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(as_yaml(document()))
+    (tmp_path / "a.yaml").symlink_to("outside")
+    (tmp_path / "b.yaml").symlink_to("gone.yaml")
+    os.mkfifo(tmp_path / "c.yaml")
+    (tmp_path / "d.yaml").write_bytes(as_yaml(document("x")))
     with pytest.raises(FormatError) as refused:
         read_deployments(tmp_path)
-    assert refused.value.faults[0] == f"{tmp_path}/a.yaml: No such file or directory"
-    assert len(refused.value.faults) == 2
+    assert list(refused.value.faults[:3]) == [
+        f"{tmp_path}/{name}.yaml: a plain file is expected, no link, pipe, socket or device" for name in "abc"
+    ]
+    assert len(refused.value.faults) == 4
+
+
+def test_files_that_lie_behind_a_link_or_in_no_folder_do_not_go_with_a_deployment(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.yaml").write_bytes(as_yaml(document(ID if name == "a" else OTHER_ID)))
+    (tmp_path / "a.files").symlink_to("/etc/ssl")
+    (tmp_path / "b.files").touch()
+    with pytest.raises(FormatError) as refused:
+        read_deployments(tmp_path)
+    assert list(refused.value.faults) == [
+        f"{tmp_path}/{name}.files: a folder with the files of a deployment is expected, no link and no file"
+        for name in "ab"
+    ]
 
 
 def test_the_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
