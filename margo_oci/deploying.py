@@ -9,6 +9,7 @@ from typing import Any
 from margo_oci.application import Default, Description, Profile
 from margo_oci.constraints import Device
 from margo_oci.deployment import Deployment, parse_deployment, text_of, variable_of
+from margo_oci.editing import comments_of, edited
 from margo_oci.errors import FormatError
 from margo_oci.faults import EXTENSION
 from margo_oci.reference import Reference, parse_reference
@@ -99,9 +100,16 @@ def make_deployment(description: Description, wish: Wish, before: Before | None 
     document = _document(description, profile, wish, before, values, by_hand)
     if before and document == before.raw:
         return before.deployment.data
-    data = write_yaml(document)
+    data = _written(document, before)
     parse_deployment(data, what=wish.name)
     return data
+
+
+def _written(document: dict[str, Any], before: Before | None) -> bytes:
+    """Return a document as we write it; what somebody commented is edited in its place, if that can be done."""
+    there = before.deployment.data if before else b""
+    changed = edited(there, document, what=str(document["id"])) if there and comments_of(there) else None
+    return changed or write_yaml(document)
 
 
 def choose_profile(description: Description, wish: Wish, before: Before | None = None) -> Profile:

@@ -14,33 +14,36 @@ _UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
 
 def write_yaml(value: dict[str, Any]) -> bytes:
     """Return a map of maps, lists, texts, numbers, booleans and None as a YAML document."""
-    return "".join(f"{line}\n" for line in [*_block(value)] or ["{}"]).encode()
+    return "".join(f"{line}\n" for line in [*block_lines(value)] or ["{}"]).encode()
 
 
-def _block(value: Any) -> Iterator[str]:
+def block_lines(value: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a map, each key on its own."""
     for key, inner in value.items():
         if isinstance(inner, dict) and inner:
             yield f"{_text(key)}:"
-            yield from (f"  {line}" for line in _block(inner))
+            yield from (f"  {line}" for line in block_lines(inner))
         elif isinstance(inner, list) and any(isinstance(one, dict | list) for one in inner):
             yield f"{_text(key)}:"
-            yield from (f"  {line}" for line in _items(inner))
+            yield from (f"  {line}" for line in item_lines(inner))
         else:
-            yield f"{_text(key)}: {_flow(inner)}"
+            yield f"{_text(key)}: {flow(inner)}"
 
 
-def _items(values: list[Any]) -> Iterator[str]:
+def item_lines(values: list[Any]) -> Iterator[str]:
+    """Yield the lines of a list, each of its values on its own."""
     for one in values:
-        lines = list(_block(one)) if isinstance(one, dict) and one else [_flow(one)]
+        lines = list(block_lines(one)) if isinstance(one, dict) and one else [flow(one)]
         yield f"- {lines[0]}"
         yield from (f"  {line}" for line in lines[1:])
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
+    """Return a value on one line."""
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_text(key)}: {_flow(inner)}' for key, inner in value.items())}}}"
+        return f"{{{', '.join(f'{_text(key)}: {flow(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_flow, value))}]"
+        return f"[{', '.join(map(flow, value))}]"
     if isinstance(value, str):
         return _text(value)
     return _BARE_EXPONENT.sub(r"\1.0e", json.dumps(value))

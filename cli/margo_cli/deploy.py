@@ -19,6 +19,7 @@ from margo_oci.constraints import Device, parse_device
 from margo_oci.deploying import PROFILE, Before, Wish, make_deployment, read_before, typed
 from margo_oci.deployment import COMPONENT_NAME
 from margo_oci.desired_state import check_scope
+from margo_oci.editing import comments_of
 from margo_oci.errors import FormatError
 from margo_oci.reference import Reference
 from margo_oci.registry import Registry
@@ -125,6 +126,7 @@ def deploy(
     _check_place(folder, file, made)
     changed = not before or before.deployment.data != data
     if changed:
+        _tell_lost(file, before, data)
         replace_file(file, data)
     if not trusting.given:
         say(f"the signature of {reference.name} was not looked at: --key asks for one")
@@ -141,6 +143,12 @@ def deploy(
         },
         [f"{'wrote' if changed else 'unchanged'} {file}: {description.id} {description.version}"],
     )
+
+
+def _tell_lost(file: Path, before: Before | None, data: bytes) -> None:
+    """Say which comments a deployment no longer has: what they stood at is gone, or could not be edited in place."""
+    if before and (lost := comments_of(before.deployment.data) - comments_of(data)):
+        say(f"warning: {file}: comments that are lost: {', '.join(lost):.500}")
 
 
 def _source(opened: Opened) -> Reference:

@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from margo_cli.bounded import bounded
-from margo_cli.deploy import _check_move
+from margo_cli.deploy import _check_move, _tell_lost
 from margo_cli.folder import read_deployments
 from margo_cli.main import cli
 from margo_cli.scaffold import variables_in
@@ -273,6 +273,17 @@ def test_a_lower_version_is_named_and_said(capsys: pytest.CaptureFixture[str]) -
     for there in ("1.4.0", "1.4.0-rc.1", "1.3.9"):
         _check_move("hello", opened(), deployed_from(there), upgrade=True, named=False)
     assert capsys.readouterr().err == ""
+
+
+def test_a_comment_that_goes_with_what_it_stood_at_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    data = deployed_from("1.4.0").deployment.data
+    before = read_before(
+        data.replace(b"spec:\n", b"spec: # kept\n").replace(b"value: Hello", b"value: Hello # told"), what="x"
+    )
+    _tell_lost(Path("hello.yaml"), before, before.deployment.data)
+    assert capsys.readouterr().err == ""
+    _tell_lost(Path("hello.yaml"), before, before.deployment.data.replace(b"# told", b""))
+    assert capsys.readouterr().err == "warning: hello.yaml: comments that are lost: # told\n"
 
 
 @pytest.mark.parametrize("namespace", ["Hall 3", "hall.3", "-hall", "a\nb", "x" * 64])

@@ -261,6 +261,24 @@ def test_12_19_nothing_new_keeps_the_bytes_and_what_others_wrote() -> None:
     assert document["metadata"]["annotations"]["org.margo.oci.set"] == '["greeting"]'
 
 
+def test_12_19_comments_stay_when_something_else_changes_and_a_second_call_changes_nothing() -> None:
+    data = make_deployment(described(), wish()).decode()
+    by_hand = "# hall 3\n" + data.replace("  name: hello\n", "  name: hello  # of the line\n").replace(
+        "    greeting:\n", "    # agreed with the shift\n    greeting:\n"
+    )
+    changed = make_deployment(
+        described(), wish(values={"greeting": "Hi", "site": "Ulm"}), read_before(by_hand.encode(), what="hello.yaml")
+    )
+    plain = make_deployment(
+        described(), wish(values={"greeting": "Hi", "site": "Ulm"}), read_before(data.encode(), what="hello.yaml")
+    )
+    without = [line.partition("#")[0].rstrip() for line in changed.decode().splitlines()]
+    assert [line for line in without if line] == plain.decode().splitlines()
+    assert changed.decode().count("#") == by_hand.count("#") == 3
+    again = wish(values={"greeting": "Hi"})
+    assert make_deployment(described(), again, read_before(changed, what="hello.yaml")) == changed
+
+
 def test_12_19_what_was_made_for_one_scope_is_not_another_scopes() -> None:
     with pytest.raises(FormatError) as refused:
         make_deployment(described(), wish(scope="edge-18"), there())

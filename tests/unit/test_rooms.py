@@ -39,6 +39,7 @@ LEVELS = (
     {
         "faults",
         "layout",
+        "editing",
         "revising",
         "versions",
         "keys",
@@ -102,6 +103,7 @@ PURE = (
     "margo_oci.apppackage",
     "margo_oci.deploying",
     "margo_oci.yamltext",
+    "margo_oci.editing",
     "margo_oci.revising",
     "margo_oci.versions",
     "margo_oci.files",
