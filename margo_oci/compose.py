@@ -325,7 +325,7 @@ def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str
             warnings.append(f"services.{name}.build: ignored: a device builds nothing")
         files = [one for one in service.get("env_file", ()) if isinstance(one, dict)]
         faults += [
-            f"services.{name}.env_file: {one.get('path', '')} is not in the archive"
+            f"services.{name}.env_file: {_within(folder, one.get('path', ''))} is not in the archive"
             for one in files
             if _outside(one.get("path", ""), folder, optional=one.get("required") is False)
         ]
@@ -350,7 +350,7 @@ def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str
             warnings.append(f"volumes.{name}.driver_opts: {options.get('device')} is a path of the device: not shipped")
     for name, config in (model.get("configs") or {}).items():
         if _outside(path := config.get("file", ""), folder):
-            faults += [f"configs.{name}.file: {path} is not in the archive"]
+            faults += [f"configs.{name}.file: {_within(folder, path)} is not in the archive"]
     secrets = (model.get("secrets") or {}).items()
     faults += [
         f"secrets.{name}.file: {NO_SECRETS}"
@@ -358,6 +358,11 @@ def faults_of_template(model: Mapping[str, Any], folder: Path) -> tuple[list[str
         if secret.get("file") and not _of_deployment(str(secret["file"]))
     ]
     return faults, warnings
+
+
+def _within(folder: Path, path: str) -> str:
+    """Return a path as the archive has it: Compose names the folder where it was unpacked."""
+    return path.removeprefix(f"{folder}/")
 
 
 def _outside(path: str, folder: Path, *, optional: bool = False) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from margo_cli.along import Taken, in_words, read_compose
+from margo_cli.along import Taken, check, in_words, read_compose
+from margo_cli.component_validate import told
 from margo_oci.application import parse_description
 from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.deploying import Wish, make_deployment
@@ -68,9 +69,8 @@ def init(
     app_id = app_id or component
     source = repository.removeprefix("oci://").rstrip("/")
     _check(app_id, component, source, app_version)
-    taken = (
-        read_compose(compose_file) if compose_file else Taken({COMPOSE_FILE: _SAMPLE.format(image=image).encode()}, {})
-    )
+    taken = read_compose(compose_file) if compose_file else _sample(image)
+    faults = check(taken, compose_file) if compose_file else ()
     raw = _description(
         name,
         vendor,
@@ -95,16 +95,22 @@ def init(
     _write(folder, files)
     for line in in_words(taken, compose_file.parent, folder / component) if compose_file else ():
         click.echo(plain(line), err=True)
-    for fault in taken.walk().faults:
-        click.echo(f"for you to look at: {folder / component}/{str(fault).removeprefix('top/')}", err=True)
+    for one in told(faults, folder / component):
+        click.echo(plain(f"for you to look at: {one}"), err=True)
     click.echo("\n".join(str(folder / path) for path in files))
     if needed:
         click.echo(f"states/example says change-me for {', '.join(needed)}: set them before you push it", err=True)
-    click.echo(
-        f"next: margo-oci app validate {folder}\n"
-        f"      margo-oci app push {folder} {source}/apps/{component} --with-components",
-        err=True,
-    )
+    first = [f"mend {folder / component}, until it is valid: margo-oci component validate {folder / component}"]
+    steps = [
+        *(first if any(one.fault.level == "error" for one in faults) else []),
+        f"margo-oci app validate {folder}",
+        f"margo-oci app push {folder} {source}/apps/{component} --with-components",
+    ]
+    click.echo("next: " + "\n      ".join(steps), err=True)
+
+
+def _sample(image: str) -> Taken:
+    return Taken({COMPOSE_FILE: _SAMPLE.format(image=image).encode()}, {})
 
 
 def _check(app_id: str, component: str, source: str, version: str) -> None:

@@ -148,6 +148,61 @@ def test_the_dotenv_of_an_included_project_stays_also_where_nobody_names_it(tmp_
 
 
 @pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"", "compose config: empty compose file"),
+        (b"services: {}\n", "at least one service is expected"),
+        (b"- a\n", "top-level object must be a mapping"),
+        (b"\x7fELF\xff\xfe", "not UTF-8"),
+        (b"services: {'a b': {image: a}}\n", "additional properties 'a b' not allowed"),
+        (b"x: &a [1, 1]\ny: &b [" + b"*a, " * 20_000 + b"]\nservices: {a: {image: a}}\n", "more than 50000 values"),
+        (b"include: [../x/compose.yaml]\n", "include[0]: '../x/compose.yaml' leads out of the archive"),
+        (b"include: ['oci://registry.example/x']\n", "'oci://registry.example/x' leads out of the archive"),
+    ],
+)  # fmt: skip
+def test_of_what_is_no_application_nothing_is_written(tmp_path: Path, text: bytes, fault: str) -> None:
+    (tmp_path / "mine.yaml").write_bytes(text)
+    done = call("app", "init", str(tmp_path / "x"), *INIT, "--compose", str(tmp_path / "mine.yaml"))
+    assert isinstance(done.exception, FormatError)
+    assert done.exception.faults[0].startswith(f"{tmp_path}/mine.yaml:")
+    assert fault in str(done.exception)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("services: {a: {build: .}}\n", "services.a: no image: a device builds nothing, push the image and name it"),
+        ("services: {a: {}}\n", "services.a: no image"),
+        ("include: [../x]\nservices: {a: {image: a}}\n", "include[0]: '../x' leads out of the archive"),
+        ("services: {a: {image: a, develop: {}}}\n", "services.a.develop: not accepted"),
+    ],
+)
+def test_what_a_person_has_to_mend_is_the_next_step(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "compose.yaml").write_text(text)
+    done = call("app", "init", str(tmp_path / "x"), *INIT, "--compose", str(tmp_path / "compose.yaml"))
+    component = tmp_path / "x" / "hello-world"
+    assert f"for you to look at: {component}/compose.yaml:1:" in done.stderr
+    assert words in done.stderr
+    mend = f"next: mend {component}, until it is valid: margo-oci component validate {component}\n"
+    assert mend in done.stderr
+
+
+def test_what_services_mount_stays_and_is_named(tmp_path: Path) -> None:
+    for name in ("init.sql", "pg.conf", "both.conf"):
+        (tmp_path / name).touch()
+    (tmp_path / "compose.yaml").write_text(
+        "services:\n  a:\n    image: a\n    volumes: [./init.sql:/i, data:/d, /etc/x:/x, ./gone:/g, ../up:/u]\n"
+        "  b:\n    image: b\n    configs: [c]\n    volumes:\n"
+        "      - {type: bind, source: pg.conf, target: /p}\n      - ./both.conf:/b\n"
+        "volumes: {data: {}}\nconfigs: {c: {file: both.conf}}\n"
+    )
+    done = call("app", "init", str(tmp_path / "x"), *INIT, "--compose", str(tmp_path / "compose.yaml"))
+    left = [line.partition(": ")[0] for line in done.stderr.splitlines() if "a service mounts it" in line]
+    assert left == [f"{tmp_path}/{name} does not come along" for name in ("init.sql", "pg.conf")]
+
+
+@pytest.mark.parametrize(
     ("option", "value"), [("--name", "…"), ("--id", "A"), ("--version", "v1"), ("--repository", "x")]
 )
 def test_init_refuses_what_would_not_be_valid(tmp_path: Path, option: str, value: str) -> None:

@@ -74,6 +74,14 @@ def test_a_file_that_need_not_be_there_may_be_missing_but_not_lie_outside(tmp_pa
     assert faults == ["services.web.env_file: /etc/gone.env is not in the archive"]
 
 
+def test_what_is_missing_is_named_as_the_archive_has_it(tmp_path: Path) -> None:
+    model = {"services": {"web": {"image": "web:1", "env_file": [{"path": f"{tmp_path}/app/.env"}]}}}
+    faults, _ = faults_of_template(model | {"configs": {"c": {"file": f"{tmp_path}/c.txt"}}}, tmp_path)
+    assert faults == [
+        "services.web.env_file: app/.env is not in the archive", "configs.c.file: c.txt is not in the archive",
+    ]  # fmt: skip
+
+
 def test_what_a_device_does_not_run_is_a_fault(tmp_path: Path) -> None:
     faults, _ = faults_of_template({**model(provider={"type": "x"}), "models": {"m": {}}}, tmp_path)
     assert faults == [
