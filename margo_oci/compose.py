@@ -310,6 +310,16 @@ def without_default(template: Mapping[str, Any]) -> set[str]:
     return {name for name in names if name}
 
 
+def contents_of_variables(model: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the variables whose values are configs and secrets of a model, by the place that names them."""
+    return {
+        f"{kind}.{name}.environment": str(one["environment"])
+        for kind in ("configs", "secrets")
+        for name, one in (model.get(kind) or {}).items()
+        if one.get("environment")
+    }
+
+
 def _of_deployment(path: str) -> bool:
     """Tell whether a path of a template is of files that come with the deployment (format 14.7)."""
     return "${MARGO_FILES}" in path

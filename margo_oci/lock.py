@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from margo_oci.archive import Entry
 from margo_oci.component import component_reference, fetch_archive
-from margo_oci.compose import Compose, Filled, images_of, images_of_template, without_default
+from margo_oci.compose import Compose, Filled, contents_of_variables, images_of, images_of_template, without_default
 from margo_oci.composefile import COMPOSE_FILE
 from margo_oci.deployment import Component, Deployment
 from margo_oci.desired_state import Lock
@@ -25,6 +25,7 @@ from margo_oci.store import Store, extract
 
 LOOKUPS_AT_ONCE = 16
 _UNSET = f"no parameter sets it, and it has no default in {COMPOSE_FILE}: it will be empty"
+_NO_CONTENT = "has no value: no parameter sets it, and a device does not apply the deployment without"
 T = TypeVar("T")
 
 
@@ -32,7 +33,8 @@ T = TypeVar("T")
 class _Template:
     """What a component's Compose file says by itself, whatever parameters a deployment has.
 
-    `varies`: which images it uses changes with them; `needed`: the variables that have no default.
+    `varies`: which images it uses changes with them; `needed`: the variables that have no default, or
+    are the content of a config or secret.
     """
 
     images: Sequence[str]
@@ -158,13 +160,13 @@ class Locker:
         if deployment.profile != "compose":
             return ()
         template = await self._template_of(component, digest)
+        at = f"{what}: {deployment.name}: component {component.name}"
         if template.uses_files:
-            return await self._images_with(deployment, component, digest, files)
+            return await self._images_with(deployment, component, digest, files, at)
         variables = deployment.environment(component.name)
         varies = template.varies or any(name.startswith("COMPOSE_") for name in variables)
         if not varies and template.needed <= variables.keys():
             return template.images
-        at = f"{what}: {deployment.name}: component {component.name}"
         try:
             filled = await self._filled(digest, variables)
         except FormatError as error:
@@ -172,11 +174,20 @@ class Locker:
                 raise
             self.warnings.append(f"{at}: {error}")
             return template.images
-        self.warnings += [f"{at}: variable {name}: {_UNSET}" for name in sorted(filled.unset)]
+        self._tell_unset(at, filled, variables)
         return images_of(filled.model)
 
+    def _tell_unset(self, at: str, filled: Filled, variables: Mapping[str, str]) -> None:
+        self.warnings += [f"{at}: variable {name}: {_UNSET}" for name in sorted(filled.unset)]
+        contents = contents_of_variables(filled.model)
+        self.warnings += [
+            f"{at}: {place}: {contents[place]} {_NO_CONTENT}"
+            for place in sorted(contents)
+            if contents[place] not in variables
+        ]
+
     async def _images_with(
-        self, deployment: Deployment, component: Component, digest: str, files: Sequence[ExtraFile]
+        self, deployment: Deployment, component: Component, digest: str, files: Sequence[ExtraFile], at: str
     ) -> Sequence[str]:
         """Return the images of a component that uses the deployment's files, all of which are there (format 14.7)."""
         below = Path(self.folder.name) / f"files-{deployment.id}-{component.name}"
@@ -186,6 +197,7 @@ class Locker:
             filled = await self._filled(digest, variables)
         except FormatError as error:
             raise FormatError(in_words(str(error), str(below), by_path(files))) from None
+        self._tell_unset(at, filled, variables)
         mounted(filled.model, str(below), by_path(files), lambda use: f"/{use.path}")
         return images_of(filled.model)
 
@@ -204,7 +216,8 @@ class Locker:
         template = await asyncio.to_thread(self.compose().template, folder)
         images = images_of_template(template)
         varies = any("$" in image for image in images) or (folder / ".env").exists()
-        return _Template(images, mentions(template), varies, frozenset(without_default(template)))
+        needed = without_default(template) | set(contents_of_variables(template).values())
+        return _Template(images, mentions(template), varies, frozenset(needed))
 
     async def _image(self, image: str) -> str:
         reference = parse_image(image)

@@ -14,6 +14,7 @@ from margo_oci.content import digest_of
 from margo_oci.deployment import Deployment
 from margo_oci.desired_state import Lock
 from margo_oci.errors import FormatError, RegistryError
+from margo_oci.files import ExtraFile
 from margo_oci.lock import Locker
 from margo_oci.package import build_component
 from margo_oci.registry import Access, Registry
@@ -88,10 +89,10 @@ def test_what_the_archives_own_env_file_turns_on_is_locked_too(sim: SimulatedReg
     assert images(sim, tmp_path, deployment()) == ["debug:1", "web:1"]
 
 
-def warnings(folder: Path, web: Mapping[str, Any], one: Deployment) -> Sequence[str]:
+def warnings(folder: Path, web: Mapping[str, Any], one: Deployment, *extra: ExtraFile, **more: Any) -> Sequence[str]:
     """What is said of a component with one service, by the real Compose."""
     sim = SimulatedRegistry(host=HOST)
-    files = {"compose.yaml": as_yaml({"services": {"web": {**PLAIN, **web}}})}
+    files = {"compose.yaml": as_yaml({"services": {"web": {**PLAIN, **web}}, **more})}
     built = build_component({name: Entry(name, data) for name, data in files.items()}, name="hello", version="1.0.0")
     sim.put_blob("components/hello", built.layer)
     sim.put_manifest("components/hello", "1.0.0", built.manifest.data)
@@ -102,7 +103,7 @@ def warnings(folder: Path, web: Mapping[str, Any], one: Deployment) -> Sequence[
             Registry(lambda _: Access(), transport_for=lambda _: sim.transport) as registry,
             Locker(registry, Store(folder), lambda: Compose(find_compose(), {"PATH": "/usr/bin:/bin"})) as locker,
         ):
-            await locker.lock_all({"hello.yaml": one})
+            await locker.lock_all({"hello.yaml": one}, {"hello.yaml": extra})
         return locker.warnings
 
     return asyncio.run(asked())
@@ -123,6 +124,20 @@ def test_a_variable_that_nobody_sets_and_without_a_default_is_told(tmp_path: Pat
 def test_a_default_that_is_a_variable_itself_is_told_too(tmp_path: Path) -> None:
     (warning,) = warnings(tmp_path, {"environment": {"A": "${GREETING:-$NAME}"}}, deployment())
     assert "variable NAME" in warning
+
+
+def test_a_variable_that_is_a_config_or_a_secret_and_that_nobody_sets_is_told(tmp_path: Path) -> None:
+    web = {"secrets": ["pw", "set"], "configs": ["page"], "image": f"{HOST}/web:1"}
+    secrets = {"pw": {"environment": "DB_PW"}, "set": {"environment": "KEY"}, "unused": {"environment": "U"}}
+    one = deployment(parameters={"key": parameter("k", "KEY")})
+    assert warnings(tmp_path, web, one, secrets=secrets, configs={"page": {"environment": "PAGE"}}) == [
+        f"hello.yaml: hello: component web: {place} has no value: no parameter sets it, and a device does not apply "
+        "the deployment without"
+        for place in ("configs.page.environment: PAGE", "secrets.pw.environment: DB_PW")
+    ]
+    files = {"volumes": ["${MARGO_FILES}:/f"], "secrets": ["pw"]}
+    (warning,) = warnings(tmp_path, files, deployment(), ExtraFile("a", b"1"), secrets=secrets)
+    assert "secrets.pw.environment: DB_PW has no value" in warning
 
 
 def test_a_variable_that_must_be_set_is_told_in_the_words_of_compose(tmp_path: Path) -> None:
