@@ -13,11 +13,15 @@ _VARIABLE = re.compile(r"\$\$|\$([A-Za-z_][A-Za-z0-9_]*)|\$\{([A-Za-z_][A-Za-z0-
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable, its default (None if it has none), and whether it must be set."""
+    """A variable, and its default (None if it has none).
+
+    `required` is one that must be set, `optional` one that is written so that it need not.
+    """
 
     name: str
     default: str | None = None
     required: bool = False
+    optional: bool = False
 
 
 def variables_of(template: Any) -> Mapping[str, Variable]:
@@ -25,9 +29,10 @@ def variables_of(template: Any) -> Mapping[str, Variable]:
     found: dict[str, Variable] = {}
     for text in _texts(template):
         for one in _in_text(text):
-            known = found.get(one.name)
-            if known is None or (known.default is None and one.default is not None):
-                found[one.name] = one
+            known = found.get(one.name, one)
+            default = one.default if known.default is None else known.default
+            both = known.required or one.required, known.optional or one.optional
+            found[one.name] = Variable(one.name, default, *both)
     return dict(sorted(found.items()))
 
 
@@ -49,7 +54,7 @@ def _in_text(text: str) -> Iterator[Variable]:
             continue
         start, end = found.end(), closing.get(found.start() + 1, len(text))
         default = text[start : min(end, start + DEFAULT_LIMIT_CHARS)] if how in (":-", "-") else None
-        yield Variable(braced, default, required=how in (":?", "?"))
+        yield Variable(braced, default, how in (":?", "?"), how in (":-", "-", ":+", "+"))
 
 
 def _closing(text: str) -> Mapping[int, int]:

@@ -65,6 +65,8 @@ def read_source(path: Path, *, name: str = "") -> Source:
         files, faults = read_component(path)
         top = name or path.resolve().name
         return Source(placed_below(top, files), [located(f"{top}/{file}", "7.5", words) for file, words in faults])
+    if path.exists() and not path.is_file():
+        raise FormatError(f"{path}: a folder or an archive file is expected, no pipe, socket or device")
     data = read_file(path, limit_bytes=BLOB_LIMIT_BYTES)
     if len(data) > BLOB_LIMIT_BYTES:
         return Source((), [located("", "7.2", f"more than {BLOB_LIMIT_BYTES} bytes, which nobody reads")])

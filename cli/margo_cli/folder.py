@@ -38,8 +38,11 @@ def read_deployments(folder: Path, *, allow_empty: bool = False, complete: bool 
         raise FormatError(f"{folder}: a folder with ApplicationDeployments (*.yaml) is expected")
     documents: list[Document] = []
     faults: list[str] = []
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and not path.is_dir())
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
     for file in files:
+        if file.is_dir():
+            faults.append(f"{file}: is a folder: documents lie side by side; call it otherwise, or it seems to be one")
+            continue
         if file.suffix == ".yml":
             faults.append(f"{file}: ends in .yml: rename it to {file.stem}.yaml, or it is not published")
             continue

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from margo_cli.along import Taken, check, in_words, read_compose
 from margo_cli.component_validate import told
@@ -33,11 +34,27 @@ services:
 _README = "# {name}\n\nWhat {name} does, for people who choose from a catalog.\n"
 
 
+class _Asked(click.Option):
+    """An option that is asked for where it is not given, if anybody is there to answer."""
+
+    def prompt_for_value(self, ctx: click.Context) -> Any:
+        """Ask; raises UsageError where the input ends instead of an answer."""
+        try:
+            return super().prompt_for_value(ctx)
+        except click.Abort as error:
+            if isinstance(error.__context__, EOFError):
+                asked = [one for one in ctx.command.params if isinstance(one, _Asked)]
+                given = ParameterSource.COMMANDLINE
+                missing = [one.opts[0] for one in asked if ctx.get_parameter_source(str(one.name)) is not given]
+                raise click.UsageError(f"nobody is there to answer: give {', '.join(missing)}", ctx) from None
+            raise
+
+
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--name", prompt="Name of the application", help="What people call it.")
-@click.option("--vendor", prompt="Who makes it", help="The organization in the catalog.")
-@click.option("--repository", prompt="Registry and path for its artifacts", metavar="HOST/PATH",
+@click.option("--name", cls=_Asked, prompt="Name of the application", help="What people call it.")
+@click.option("--vendor", cls=_Asked, prompt="Who makes it", help="The organization in the catalog.")
+@click.option("--repository", cls=_Asked, prompt="Registry and path for its artifacts", metavar="HOST/PATH",
               help="Its component goes to HOST/PATH/components/…, the package to HOST/PATH/apps/….")  # fmt: skip
 @click.option("--compose", "compose_file", type=click.Path(path_type=Path), metavar="FILE",
               help="An existing compose file; its variables become parameters. [a small example]")  # fmt: skip
@@ -71,19 +88,16 @@ def init(
     _check(app_id, component, source, app_version)
     taken = read_compose(compose_file) if compose_file else _sample(image)
     faults = check(taken, compose_file) if compose_file else ()
-    raw = _description(
-        name,
-        vendor,
-        app_id,
-        app_version,
-        component,
-        f"oci://{source}/components/{component}",
-        variables_in(taken.files),
-    )
+    found = variables_in(taken.files)
+    raw = _description(name, vendor, app_id, app_version, component, f"oci://{source}/components/{component}", found)
     header = {"apiVersion": "margo.org/v1-alpha1", "kind": "ApplicationDescription"} if older else {}
     description = write_yaml({**header, **raw})
     parsed = parse_description(description, what="margo.yaml")
-    needed = {name: "change-me" for name, one in raw.get("parameters", {}).items() if "value" not in one}
+    needed = {
+        name: "change-me"
+        for name, one in raw.get("parameters", {}).items()
+        if "value" not in one and not found[one["targets"][0]["pointer"]].optional
+    }
     package = parse_reference(f"{source}/apps/{component}:{app_version}")
     wish = Wish(name=component, scope="example", source=package, values=needed)
     files = {
@@ -185,7 +199,8 @@ def _together(uses: Sequence[Variable]) -> Variable:
     defaults = {one.default for one in uses if one.default is not None}
     only = defaults.pop() if len(defaults) == 1 else ""
     default = only if only and "$" not in only else None
-    return Variable(uses[0].name, default, any(one.required for one in uses))
+    required = any(one.required for one in uses)
+    return Variable(uses[0].name, default, required, not required and any(one.optional for one in uses))
 
 
 def _texts(node: Node) -> Iterator[str]:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -53,6 +54,37 @@ def test_init_asks_for_what_is_not_given_and_overwrites_nothing(tmp_path: Path) 
     assert isinstance(again.exception, FormatError)
     assert again.exception.faults[0] == f"{folder}/margo.yaml is there: nothing was written"
     assert (tmp_path / "hello" / "margo.yaml").read_bytes() == before
+
+
+def test_where_nobody_answers_the_options_to_give_are_named(tmp_path: Path) -> None:
+    done = call("app", "init", str(tmp_path / "x"), "--vendor", "Example Ltd", stdin="Hello\n")
+    assert isinstance(done.exception, click.UsageError)
+    assert done.exception.exit_code == 2
+    assert str(done.exception.message) == "nobody is there to answer: give --name, --repository"
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_example_sets_nothing_that_need_not_be_set(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text(
+        "services:\n  a:\n    image: a\n    command: ['${EMPTY:-}', '${FLAG:+yes}', '${OTHER+yes}', '${ONE-1}', "
+        "'${BOTH:+yes}${BOTH:?}', '${MUST:?}', '$PLAIN']\n"
+    )
+    done = call("app", "init", str(tmp_path / "x"), *INIT, "--compose", str(tmp_path / "compose.yaml"))
+    assert "states/example says change-me for both, must, plain: set them" in done.stderr
+    (one,) = read_deployments(tmp_path / "x" / "states" / "example")
+    assert one.deployment.environment("hello-world") == {
+        "ONE": "1", **dict.fromkeys(("BOTH", "MUST", "PLAIN"), "change-me"),
+    }  # fmt: skip
+
+
+def test_deploy_writes_over_no_link(tmp_path: Path) -> None:
+    (tmp_path / "shared").write_bytes(as_yaml(document()))
+    (tmp_path / "states").mkdir()
+    (tmp_path / "states" / "hello.yaml").symlink_to("../shared")
+    there = ("--app", "registry.example/apps/hello:1.0.0", "--scope", "edge-17", "--out", str(tmp_path / "states"))
+    refused = call("deploy", "hello", *there).exception
+    assert str(refused) == f"{tmp_path}/states/hello.yaml: a plain file is expected, no link, pipe, socket or device"
+    assert (tmp_path / "states" / "hello.yaml").is_symlink()
 
 
 def test_variables_of_an_existing_compose_file_become_parameters(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What `margo-oci component` does without a network: validate, and where pull may write."""
 
 import json
+import os
 import tarfile
 import time
 from collections.abc import Mapping
@@ -316,6 +317,13 @@ def test_defaults_that_nest_endlessly_are_read_in_no_time() -> None:
     found = variables_of(nested)
     assert (len(found), len(found["A0"].default or ""), found["A19999"].default) == (20_000, 1000, "")
     assert time.process_time() - begun_s < 5
+
+
+def test_a_pipe_is_no_archive_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.tar.gz")
+    assert str(call("validate", tmp_path / "x.tar.gz").exception) == (
+        f"{tmp_path}/x.tar.gz: a folder or an archive file is expected, no pipe, socket or device"
+    )
 
 
 def test_variables_of_a_template_have_their_defaults() -> None:

@@ -15,7 +15,7 @@ def test_every_document_of_a_folder_is_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(as_yaml(document()))
     (tmp_path / "a.yaml").write_bytes(as_yaml(document(OTHER_ID)))
     (tmp_path / "README.md").write_text("no document")
-    (tmp_path / "sub.yaml").mkdir()
+    (tmp_path / "sub").mkdir()
     found = read_deployments(tmp_path)
     assert [(one.file.name, one.deployment.id) for one in found] == [("a.yaml", OTHER_ID), ("b.yaml", ID)]
 
@@ -34,6 +34,13 @@ def test_another_ending_is_not_passed_over_in_silence(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as refused:
         read_deployments(tmp_path)
     assert str(refused.value) == f"{tmp_path}/b.yml: ends in .yml: rename it to b.yaml, or it is not published"
+
+
+def test_a_folder_that_is_called_as_a_document_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(as_yaml(document()))
+    (tmp_path / "b.yaml").mkdir()
+    with pytest.raises(FormatError, match=r"b.yaml: is a folder: documents lie side by side"):
+        read_deployments(tmp_path)
 
 
 def test_links_and_pipes_are_no_documents_wherever_they_lead(tmp_path: Path) -> None:
