@@ -1,6 +1,7 @@
 """A closure on its way into a layout: blobs fetched side by side and resumed, then a folder or a tar (format 13.4)."""
 
 import asyncio
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,13 +104,11 @@ async def write_bundle(
     Every byte is held against its digest before it is written. What a cut-off attempt left is gone on from: for a tar
     it lies in the folder `<output>.part`. Raises RegistryError, TrustError; FormatError for more than a layout has.
     """
-    is_tar = output.suffix == ".tar"
-    if not is_tar and output.suffix in (".gz", ".tgz", ".zst"):
-        raise FormatError(f"{output}: a bundle is a folder or a .tar: what is in it is compressed already")
+    tar = is_tar(output)
     entries = joined(others, plan.entries)
     index_of(entries)  # too many are refused before anything is fetched
-    place = output.with_name(f"{output.name}.part") if is_tar else output
-    _check_no_links([*([place] if is_tar else []), place / "ingest", place / "blobs", place / "blobs" / "sha256"])
+    place = output.with_name(f"{output.name}.part") if tar else output
+    _check_no_links([*([place] if tar else []), place / "ingest", place / "blobs", place / "blobs" / "sha256"])
     store = Store(place)
     for node in plan.nodes:
         store.add(node.descriptor, node.data)
@@ -122,7 +121,7 @@ async def write_bundle(
         progress(blob)
 
     await side_by_side([fetch(at, blob) for at, blob in plan.blobs], at_once=FETCHES_AT_ONCE)
-    if is_tar:
+    if tar:
         _write_tar(plan, store, output)
         remove_folder(place)
         return output.stat().st_size
@@ -135,16 +134,28 @@ async def write_bundle(
     return plan.size_bytes
 
 
-def open_existing(output: Path) -> Layout | None:
+def is_tar(output: Path) -> bool:
+    """Tell whether a layout is written as a tar. Raises FormatError for the name of a compressed one."""
+    suffix = output.suffix.lower()
+    if suffix in (".gz", ".tgz", ".zst"):
+        raise FormatError(f"{output}: a bundle is a folder or a .tar: what is in it is compressed already")
+    return suffix == ".tar"
+
+
+def open_existing(output: Path, *, replace_tar: bool = False, otherwise: str = "name another") -> Layout | None:
     """Return the layout in a folder, which is added to; None if there is none yet, or one that a cut-off attempt began.
 
-    Raises FormatError for anything else that is there.
+    With `replace_tar` a file that is there makes way for a tar. Raises FormatError for anything else that is there;
+    `otherwise` is what to do then.
     """
+    tar = is_tar(output)
     if output.is_dir():
+        if tar:
+            raise FormatError(f"{output}: a folder is there, and a name with .tar is a file's: name another")
         names = {entry.name for entry in output.iterdir()}
         return None if names <= _BEGUN else open_layout(output)
-    if output.exists():
-        raise FormatError(f"{output}: it is there already, and only a folder is added to: name another")
+    if os.path.lexists(output) and not (tar and replace_tar and output.is_file()):
+        raise FormatError(f"{output}: it is there already, and only a folder is added to: {otherwise}")
     return None
 
 

@@ -40,7 +40,7 @@ def _bundles(folder: Path, depth: int) -> Iterator[tuple[Path, Traits]]:
             yield folder, _traits(index)
             return
         for entry in found:
-            if entry.name.endswith(".tar") and entry.is_file(follow_symlinks=False):
+            if entry.name.lower().endswith(".tar") and entry.is_file(follow_symlinks=False):
                 yield Path(entry.path), _traits(entry)
             elif depth and entry.is_dir(follow_symlinks=False):
                 yield from _bundles(Path(entry.path), depth - 1)

@@ -8,7 +8,7 @@ import click
 from margo_cli.platform_type import PlatformType
 from margo_cli.session import REFERENCE, Session, human_bytes, say, with_session
 from margo_cli.trusting import Trusting, trust_options
-from margo_oci.bundle import Plan, is_in, kinds, open_existing, plan_bundle, write_bundle
+from margo_oci.bundle import Plan, is_in, is_tar, kinds, open_existing, plan_bundle, write_bundle
 from margo_oci.closure import Closure
 from margo_oci.errors import FormatError
 from margo_oci.layout import open_layout
@@ -19,7 +19,8 @@ from margo_oci.reference import Reference
 @click.command("bundle")
 @click.argument("references", type=REFERENCE, nargs=-1, required=True, metavar="REFERENCE...")
 @click.option("-o", "bundle_file", type=click.Path(path_type=Path), required=True, metavar="SITE.tar|DIR",
-              help="Where to: a tar if it ends in .tar, else a folder; to a layout in it is added.")  # fmt: skip
+              help="Where to: a new tar if it ends in .tar, else a folder; to a layout in it is added.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace the tar that is there, once the new one is whole.")
 @click.option("--since", "since", type=click.Path(exists=True, path_type=Path), multiple=True, metavar="OTHER.tar|DIR",
               help="Leave out what this earlier bundle has; may be given several times.")  # fmt: skip
 @click.option("--platform", "platforms", type=PlatformType(), multiple=True, metavar="linux/ARCH",
@@ -31,6 +32,7 @@ def bundle(
     session: Session,
     references: tuple[Reference, ...],
     bundle_file: Path,
+    force: bool,
     since: tuple[Path, ...],
     platforms: tuple[Platform, ...],
     roots: Reference | None,
@@ -50,7 +52,8 @@ def bundle(
     bases = [open_layout(path.resolve()) for path in since]
     if any(bundle_file.resolve() == path.resolve() for path in since):
         raise FormatError(f"{bundle_file}: this is what --since names: name another file")
-    there = None if bundle_file.suffix == ".tar" else open_existing(bundle_file)
+    otherwise = "name another, or have it replaced with --force" if is_tar(bundle_file) else "name another"
+    there = open_existing(bundle_file, replace_tar=force, otherwise=otherwise)
 
     async def work() -> tuple[Plan, int]:
         async with session.registry(*references) as registry:

@@ -87,7 +87,7 @@ async def _to_layout(session: Session, registry: Registry, plan: Plan, output: P
 def _layout(text: str) -> Path | None:
     if text.startswith("oci:") and not text.startswith("oci://"):
         return Path(text.removeprefix("oci:"))
-    return Path(text) if text.endswith(".tar") else None
+    return Path(text) if text.lower().endswith(".tar") else None
 
 
 def _place(text: str, *, many: bool) -> Reference:

@@ -51,7 +51,7 @@ def seen(inbox: Inbox, folder: Path) -> Sequence[Path]:
 
 def test_13_10_tars_and_layouts_are_found_no_deeper_than_two_folders_and_through_no_link(tmp_path: Path) -> None:
     watched = tmp_path / "media"
-    found = [put(watched, "a.tar"), put(watched, "stick/b.tar"), put(watched, "user/stick/c.tar")]
+    found = [put(watched, "a.TAR"), put(watched, "stick/b.tar"), put(watched, "user/stick/c.tar")]
     layout = put(watched, "stick/site/index.json").parent
     put(watched, "stick/site/inner.tar")
     put(watched, "one/two/three/deep.tar")
