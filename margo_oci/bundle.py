@@ -67,7 +67,7 @@ def plan_bundle(closure: Closure, bases: Sequence[Layout] = ()) -> Plan:
     nodes = [node for node in closure.nodes.values() if node.travels or not _has(bases, named, node)]
     blobs: dict[str, tuple[Reference, Descriptor]] = {}
     for node in nodes:
-        judged = node.travels and node.kind in ("signature", "head")
+        judged = node.travels and node.kind in ("signature", "head", "roots")
         for blob in node.blobs:
             if (judged and blob.size <= SIGNATURE_LIMIT_BYTES) or not is_in(bases, blob.digest):
                 blobs.setdefault(blob.digest, (node.reference, blob))

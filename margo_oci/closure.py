@@ -79,7 +79,7 @@ class Closure:
     nodes: dict[str, Node] = field(default_factory=dict)
     states: list[DesiredState] = field(default_factory=list)
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKS_AT_ONCE))
-    _hung: set[tuple[str, str]] = field(default_factory=set)
+    _hung: set[tuple[str, str, bool]] = field(default_factory=set)
     _named: set[str] = field(default_factory=set)
     _content_bytes: int = 0
 
@@ -88,15 +88,20 @@ class Closure:
 
         Raises FormatError for a state with something unlocked in it, TrustError for one that is refused, RegistryError.
         """
-        node = await self.artifact(reference)
+        node = await self._node(reference, "")
         manifest = _manifest(node)
-        if manifest and kind_of(manifest.artifact_type) == "desired-state":
-            await self._state(reference, manifest)
+        if manifest is None or kind_of(manifest.artifact_type) != "desired-state":
+            return await self._whole(node, travels=False)
+        # Without its signatures a device would take a state for one that nobody signed, and not name what is missing.
+        node = await self._whole(self._keep(replace(node, travels=True)), travels=True)
+        await self._state(reference, manifest)
         return node
 
     async def artifact(self, reference: Reference, kind: str = "", *, travels: bool = False) -> Node:
         """Take a manifest or an index, and what hangs on it. Raises RegistryError, TrustError, FormatError."""
-        node = await self._node(reference, kind, travels=travels)
+        return await self._whole(await self._node(reference, kind, travels=travels), travels=travels)
+
+    async def _whole(self, node: Node, *, travels: bool) -> Node:
         await self._hanging(node, travels=travels, depth=0)
         if not node.is_list:  # what it lists was taken with what that refers to, as far as it is still there
             await self._platforms(node)
@@ -172,9 +177,10 @@ class Closure:
     async def _hanging(self, node: Node, *, travels: bool, depth: int) -> None:
         """Take what refers to a node, and to that; and what stands beside it under tags of its digest."""
         digest = node.descriptor.digest
-        if (node.reference.name, digest) in self._hung or depth >= DEPTH_LIMIT:
+        place = (node.reference.name, digest)
+        if not {(*place, True), (*place, travels)}.isdisjoint(self._hung) or depth >= DEPTH_LIMIT:
             return
-        self._hung.add((node.reference.name, digest))
+        self._hung.add((*place, travels))
         beside = [node.reference.at(digest.replace(":", "-") + suffix) for suffix in SUFFIXES]
         await _all([self._optional(tag, "signature", travels=travels) for tag in beside])
         async with self._gate:

@@ -110,9 +110,11 @@ def test_13_7_a_changed_parameter_travels_in_a_few_kilobytes(site: Site) -> None
 def test_13_7_a_device_without_the_base_says_what_is_missing(site: Site) -> None:
     release(site, GREETING="one")
     base = open_layout(bundle(site, "site"))
+    bundle(site, "same.tar", "--since", "site")
     release(site, GREETING="two")
     bundle(site, "news.tar", "--since", "site")
     site.registry.stop()
+    assert "import the earlier bundle first" in str(imported(site, "same.tar", expect=3)["message"])
     report = imported(site, "news.tar", expect=3)
     lacked = {entry.digest for entry in base.entries if "/web" in str(entry.annotations)}
     assert "import the earlier bundle first" in str(report["message"])

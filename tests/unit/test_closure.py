@@ -194,6 +194,35 @@ def test_13_7_a_deployment_that_did_not_change_leads_to_nothing_new(sim: Simulat
     assert "component" not in {node.kind for node in plan.nodes}
 
 
+def test_13_7_a_state_that_did_not_change_travels_with_its_signatures(sim: SimulatedRegistry, tmp_path: Path) -> None:
+    """A device without the base finds it signed, and says what is missing."""
+    digest = publish(sim)
+    base = open_layout(written(sim, plan_bundle(closed(sim)), tmp_path / "site.tar"))
+    plan = plan_bundle(closed(sim, known=[base]), [base])
+    tag = digest.replace(":", "-") + ".sig"
+    beside = sim.repositories[STATE.repository].tags[tag]
+    carried = {node.descriptor.digest for node in plan.nodes}
+    assert {digest, beside} <= carried
+    assert any(node.subject == digest for node in plan.nodes)
+    assert {node.kind for node in plan.nodes} == {"state", "signature", "head", "roots"}
+    assert plan.size_bytes < 10_000
+
+
+def test_13_7_what_was_asked_for_on_its_own_travels_for_the_state_all_the_same(
+    sim: SimulatedRegistry, tmp_path: Path
+) -> None:
+    publish(sim)
+    place = "components/hello"
+    component = sim.repositories[place].tags["1.0.0"]
+    put(sim, place, component.replace(":", "-") + ".sig", Manifest.build("application/x.simple", [], {"of": "it"}))
+    both = [parse_reference(COMPONENT.removeprefix("oci://")), STATE]
+    base = open_layout(written(sim, plan_bundle(closed(sim, *both)), tmp_path / "site.tar"))
+    publish(sim, "goodbye", 2)
+    plan = plan_bundle(closed(sim, *both, known=[base]), [base])
+    names = {name for node in plan.nodes for name in node.names}
+    assert any(f"{place}:sha256-" in name for name in names)
+
+
 def test_13_9_a_layout_that_is_added_to_keeps_its_entries_and_a_name_leads_to_the_newest() -> None:
     def entry(content: bytes, name: str) -> Descriptor:
         return Descriptor.of(content, IMAGE_MANIFEST, {NAME: name} if name else {})
