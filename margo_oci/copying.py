@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 
 from margo_oci.closure import LIST_TAG, Closure, Node
 from margo_oci.content import Descriptor
@@ -16,6 +17,7 @@ from margo_oci.transfer import pull_blob, referrers, side_by_side
 from margo_oci.upload import Uploader
 
 AT_ONCE = 6
+LARGE_BYTES = 4 * 2**20  # goes up alone: of an upload that is cut off nothing stays
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,13 @@ class Copier:
     store: Store
     to: Callable[[Reference], Reference]
     progress: Callable[[Descriptor], None] = lambda _: None
+    _line: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def copy(self, nodes: Sequence[Node]) -> Copied:
-        """Send what is not there: blobs side by side, then manifests, what is referred to first, then tags.
+        """Send what is not there: blobs, small ones first, then manifests, what is referred to first, then tags.
+
+        Small blobs go side by side. Large ones are fetched so, too, and sent one by one: each that went is there for
+        good, however often a copy is cut off.
 
         Raises RegistryError, TrustError, FormatError.
         """
@@ -53,7 +59,8 @@ class Copier:
                 moves.setdefault((at.name, blob.digest), (node.reference, at, blob))
         sent: list[int] = []
         fetched: set[str] = set()
-        await side_by_side([self._blob(*move, sent, fetched) for move in moves.values()], at_once=AT_ONCE)
+        by_size = sorted(moves.values(), key=lambda move: move[2].size)
+        await side_by_side([self._blob(*move, sent, fetched) for move in by_size], at_once=AT_ONCE)
         for blob in {blob.digest: blob for _, _, blob in moves.values() if blob.digest in fetched}.values():
             self.store.drop(blob)
         for node in _in_order(nodes):
@@ -68,7 +75,8 @@ class Copier:
             if not await asyncio.to_thread(self.store.holds, blob):
                 fetched.add(blob.digest)
                 await pull_blob(self.source, source, blob, self.store, limit_bytes=LAYER_LIMIT_BYTES)
-            await asyncio.to_thread(self._send, to, blob)
+            async with self._line if blob.size >= LARGE_BYTES else nullcontext():
+                await asyncio.to_thread(self._send, to, blob)
             sent.append(blob.size)
         self.progress(blob)
 

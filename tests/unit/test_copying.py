@@ -1,8 +1,10 @@
 """Copies between simulated registries: whole, once, and in an order that never shows half of it."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -43,7 +45,7 @@ def source() -> SimulatedRegistry:
 
 def copied(
     sim: SimulatedRegistry, to: SimulatedRegistry, store: Path, at: Callable[[Reference], Reference],
-    *taken: Reference,
+    *taken: Reference, uploader: SimulatedUploader | None = None,
 ) -> Copied:  # fmt: skip
     async def work() -> Copied:
         async with door(sim) as registry, door(to) as destination:
@@ -51,8 +53,9 @@ def copied(
             for one in taken or (SOURCE,):
                 await take(closure, one, TO)
             copier = Copier(
-                source=registry, destination=destination, uploader=SimulatedUploader(to), store=Store(store), to=at
-            )
+                source=registry, destination=destination, uploader=uploader or SimulatedUploader(to),
+                store=Store(store), to=at,
+            )  # fmt: skip
             return await copier.copy(list(closure.nodes.values()))
 
     return asyncio.run(work())
@@ -102,6 +105,34 @@ def test_13_9_a_copy_that_is_cut_off_shows_nothing(tmp_path: Path) -> None:
     sim.blobs[digest_of(LAYER)] = LAYER
     assert copied(sim, to, tmp_path, renamed(SOURCE, TO)).sent >= 1
     assert to.repositories["copied/web"].tags["stable"] == IMAGE.digest
+
+
+class Watched(SimulatedUploader):
+    """Notes how many uploads of large blobs are under way at once."""
+
+    under_way = most = 0
+
+    def file(self, reference: Reference, descriptor: Descriptor, file: BinaryIO) -> None:
+        if descriptor.size >= 10:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            for _ in range(10_000):
+                os.sched_yield()  # whoever else could begin now does
+            self.under_way -= 1
+        super().file(reference, descriptor, file)
+
+
+def test_13_9_large_blobs_go_up_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("margo_oci.copying.LARGE_BYTES", 10)
+    sim, to = source(), SimulatedRegistry(host="registry.plant")
+    layers = [bytes([number]) * (20 + number) for number in range(6)]
+    large = Manifest.build("application/x.image", [Descriptor.of(one, "application/x.layer") for one in layers])
+    for layer in layers:
+        sim.put_blob("images/web", layer)
+    sim.put_manifest("images/web", "1.0", large.data)
+    uploader = Watched(to)
+    assert copied(sim, to, tmp_path, renamed(SOURCE, TO), uploader=uploader).sent == 7
+    assert uploader.most == 1
 
 
 def test_13_9_what_is_referred_to_goes_before_what_refers_to_it(tmp_path: Path) -> None:
