@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from margo_oci.carrier import TRUST_TAG
-from margo_oci.content import EMPTY_CONFIG, Descriptor
+from margo_oci.content import EMPTY_CONFIG, MANIFEST_LIMIT_BYTES, Descriptor, parse_json
 from margo_oci.desired_state import LOCK, DesiredState, Lock, parse_state
 from margo_oci.errors import FormatError, NotFound
 from margo_oci.freshness import head_tag
-from margo_oci.images import index_entries, media_type_of
+from margo_oci.images import IMAGE_CONFIGS, index_entries, media_type_of
 from margo_oci.layout import NAME
 from margo_oci.manifest import DOCKER_LIST, IMAGE_INDEX, Manifest, kind_of
-from margo_oci.platforms import Platform
+from margo_oci.platforms import Platform, worded_platforms
 from margo_oci.publish import claim
 from margo_oci.reference import Reference, parse_image, parse_reference
 from margo_oci.registry import Received, Registry
@@ -196,16 +196,32 @@ class Closure:
         """Take what an index lists, for the platforms that are wanted."""
         listed = index_entries(node.data, str(node.reference))
         if listed is None:
+            await self._check_single(node)
             return
         wanted = [one for one in listed if self._is_wanted(one.get("platform"))]
         if not wanted:
-            raise FormatError(f"{node.reference}: no image for {', '.join(map(str, self.platforms))}")
+            raise self._none_for(node, [one.get("platform") for one in listed])
         children = [Descriptor.from_dict(one, at=f"{node.reference}: manifests") for one in wanted]
         await _all([self._child(node, one) for one in children])
 
     async def _child(self, node: Node, child: Descriptor) -> None:
         below = await self._node(node.reference.at(child.digest), node.kind, below=True)
         await self._hanging(below, travels=False, depth=0)
+
+    async def _check_single(self, node: Node) -> None:
+        """Hold an image that no index lists against the platforms, by what its configuration says."""
+        config = Manifest.from_bytes(node.data, what=str(node.reference)).config
+        if not self.platforms or config.media_type not in IMAGE_CONFIGS or node.kind == "signature":
+            return
+        async with self._gate:
+            data = await self.registry.small_blob(node.reference, config, limit_bytes=MANIFEST_LIMIT_BYTES)
+        raw = parse_json(data, what=f"{node.reference}: config")
+        if not self._is_wanted(raw):
+            raise self._none_for(node, [raw])
+
+    def _none_for(self, node: Node, offered: Sequence[object]) -> FormatError:
+        names = ", ".join(map(str, self.platforms))
+        return FormatError(f"{node.reference}: no image for {names}: it has {worded_platforms(offered)}")
 
     def _is_wanted(self, raw: object) -> bool:
         return not self.platforms or any(platform.runs_one_of([raw]) for platform in self.platforms)

@@ -13,6 +13,7 @@ from margo_oci.registry import Received, Registry
 
 INDEX_COUNT_LIMIT = 256
 LAYER_LIMIT_BYTES = 32 * 2**30  # one layer; what fits on the disk is summed before
+IMAGE_CONFIGS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 _LAYERS = {f"{kind}{suffix}" for kind, suffixes in {

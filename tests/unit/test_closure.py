@@ -15,7 +15,7 @@ from margo_agent.importing import missing_words, source_in
 from margo_oci.access import Access
 from margo_oci.bundle import Plan, is_in, joined, plan_bundle, write_bundle
 from margo_oci.closure import Closure
-from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor, digest_of
+from margo_oci.content import EMPTY_CONFIG, EMPTY_JSON, Descriptor, canonical_json, digest_of
 from margo_oci.desired_state import Lock, build_layer, build_state
 from margo_oci.errors import FormatError, TrustError
 from margo_oci.layout import NAME, FolderFiles, Layout, open_layout
@@ -131,8 +131,8 @@ def test_13_6_of_an_index_only_the_wanted_platforms_are_taken(sim: SimulatedRegi
     closure = closed(sim, platforms=[Platform.of("arm64")])
     (below,) = [node for node in closure.nodes.values() if node.below]
     assert below.blobs[-1].digest == digest_of(b"layer for arm64")
-    with pytest.raises(FormatError, match="no image for linux/riscv64"):
-        closed(sim, platforms=[Platform.of("riscv64")])
+    with pytest.raises(FormatError, match="no image for linux/arm/v7: it has linux/amd64, linux/arm64"):
+        closed(sim, platforms=[Platform.of("armv7l")])
 
 
 @pytest.mark.parametrize(("name", "limit"), [("NODE_LIMIT", 3), ("CONTENT_LIMIT_BYTES", 3000)])
@@ -142,6 +142,19 @@ def test_13_6_what_hangs_on_a_state_is_bounded(name: str, limit: int, monkeypatc
     monkeypatch.setattr(f"margo_oci.closure.{name}", limit)
     with pytest.raises(FormatError, match="take fewer references at once"):
         closed(sim)
+
+
+def test_13_6_an_image_that_no_index_lists_has_the_wanted_platform_too(sim: SimulatedRegistry) -> None:
+    config = canonical_json({"os": "linux", "architecture": "amd64"})
+    described = Descriptor.of(config, "application/vnd.oci.image.config.v1+json")
+    single = canonical_json({"schemaVersion": 2, "mediaType": IMAGE_MANIFEST, "config": described.to_dict(),
+                             "layers": []})  # fmt: skip
+    sim.put_blob("web", config)
+    sim.put_manifest("web", "1", single)
+    for wanted in ([], [Platform.of("amd64")], [Platform.of("arm64"), Platform.of("amd64")]):
+        assert digest_of(single) in closed(sim, parse_reference(IMAGE), platforms=wanted).nodes
+    with pytest.raises(FormatError, match="no image for linux/arm64: it has linux/amd64"):
+        closed(sim, parse_reference(IMAGE), platforms=[Platform.of("arm64")])
 
 
 def test_13_6_a_state_with_something_unlocked_is_not_bundled(sim: SimulatedRegistry) -> None:
