@@ -1,11 +1,16 @@
 """`margo-oci copy`: artifacts with all that hangs on them, between registries and layouts."""
 
 import asyncio
+import functools
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+from margo_cli.layouts import Taken
 from margo_cli.session import Session, cache, human_bytes, with_session
 from margo_oci.bundle import Plan, is_in, open_existing, plan_bundle, write_bundle
 from margo_oci.closure import Closure
@@ -17,16 +22,43 @@ from margo_oci.offering import Offer
 from margo_oci.reference import HOST, REPOSITORY, Reference, parse_reference
 from margo_oci.registry import Registry
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def ends_options(command: F) -> F:
+    """Add the options for one side alone, and hand over two sessions, `reading` and `writing`."""
+    ca_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+    @click.option("--from-plain-http", is_flag=True, help="HTTP without TLS, for the registry of SRC alone.")
+    @click.option("--to-plain-http", is_flag=True, help="HTTP without TLS, for the registry of DST alone.")
+    @click.option("--from-ca-file", type=ca_file, help="CA of the registry of SRC alone.")
+    @click.option("--to-ca-file", type=ca_file, help="CA of the registry of DST alone.")
+    @functools.wraps(command)
+    def called(
+        session: Session, *args: Any, from_plain_http: bool, to_plain_http: bool, from_ca_file: Path | None,
+        to_ca_file: Path | None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        reading = _end(session, from_plain_http, from_ca_file)
+        return command(reading, _end(session, to_plain_http, to_ca_file), *args, **kwargs)
+
+    return called  # type: ignore[return-value]
+
+
+def _end(session: Session, plain_http: bool, ca_file: Path | None) -> Session:
+    return replace(session, plain_http=session.plain_http or plain_http, ca_file=ca_file or session.ca_file)
+
 
 @click.command("copy")
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @with_session()
-def copy(session: Session, source: str, destination: str) -> None:
+@ends_options
+def copy(reading: Session, writing: Session, source: str, destination: str) -> None:
     """Copy SRC to DST with all that hangs on it: signatures, attestations, SBOMs, in whatever form.
 
     SRC and DST are a reference, oci:DIR or a file that ends in .tar. A layout is copied whole, to a registry
-    (host or host/prefix), where its repositories keep their names. What is there is not sent again, tags move last.
+    (host or host/prefix), where its repositories keep their names; oci:DIR:REF or SITE.tar:REF is one thing in it,
+    which goes to a reference. What is there is not sent again, tags move last.
     oci:DIR may be a layout with other content, which is added to.
     What a state leads to is in its bundle: `margo-oci bundle`.
 
@@ -34,43 +66,42 @@ def copy(session: Session, source: str, destination: str) -> None:
     Examples:
       margo-oci copy registry.example/images/web:1.0 registry.plant/images/web:1.0
       margo-oci copy site.tar registry.plant:5000/mirror
+      margo-oci copy site.tar:registry.example/images/web:1.0 registry.plant/images/web:1.0
       margo-oci copy registry.example/images/web:1.0 oci:web
     """
-    layout, to_layout = _layout(source), _layout(destination)
-    if layout and to_layout:
+    taken, to_layout = Taken.of(source), _layout(destination)
+    if taken.layout and to_layout:
         raise click.UsageError("Both are layouts: cp copies them; one side is to be a registry.")
-    copied = asyncio.run(_copy(session, source, destination, layout, to_layout))
+    copied = asyncio.run(_copy(reading, writing, taken, destination, to_layout))
     words = f"{copied.sent} blobs sent ({human_bytes(copied.sent_bytes)}), {copied.reused} were there"
-    session.show({"from": source, "to": destination, **counted(copied)}, [f"{source} -> {destination}: {words}"])
+    reading.show({"from": source, "to": destination, **counted(copied)}, [f"{source} -> {destination}: {words}"])
 
 
-async def _copy(session: Session, source: str, destination: str, layout: Path | None, to_layout: Path | None) -> Copied:
+async def _copy(reading: Session, writing: Session, source: Taken, destination: str, to_layout: Path | None) -> Copied:
+    to = None if to_layout else _place(destination, many=source.is_whole_layout)
     async with AsyncExitStack() as opened:
-        offer = Offer(open_layout(layout.resolve())) if layout else None
-        if offer:
-            offer.check_unambiguous()  # below one host each name has one place
-        references = list(offer.all_references) if offer else [parse_reference(source)]
-        if not references:
-            raise FormatError(
-                f"{source}: nothing in it says where it belongs: tag it with skopeo copy, by its full name"
-            )
-        to = None if to_layout else _place(destination, many=bool(offer))
-        registry = LayoutTransport(offer).registry() if offer else session.registry(*references, *([to] if to else []))
+        if source.layout:
+            transport = LayoutTransport(Offer(open_layout(source.layout.resolve())))
+            references = source.entries(transport.offer, to)
+            opened.enter_context(source.lacking(transport))
+            registry = transport.registry()
+        else:
+            references = [parse_reference(source.text)]
+            registry = reading.registry(*references)
         await opened.enter_async_context(registry)
         closure = Closure(registry)
         for reference in references:
             await (closure.artifact(reference) if offer or to is None else take(closure, reference, to))
         if to is None:
-            return await _to_layout(session, registry, plan_bundle(closure), to_layout or Path())
-        at = below(to.host, to.repository) if offer else renamed(references[0], to)
+            return await _to_layout(reading, registry, plan_bundle(closure), to_layout or Path())
         blobs = sum(len(node.blobs) for node in closure.nodes.values())
-        with session.progress("copying", blobs) as progress:
+        with reading.progress("copying", blobs) as progress:
             copier = Copier(
                 source=registry,
-                destination=await opened.enter_async_context(session.registry(to)),
-                uploader=session.uploader(to),
+                destination=await opened.enter_async_context(writing.registry(to)),
+                uploader=writing.uploader(to),
                 store=cache(),
-                to=at,
+                to=below(to.host, to.repository) if source.is_whole_layout else renamed(references[0], to),
                 progress=progress,
             )
             return await copier.copy(list(closure.nodes.values()))
@@ -97,5 +128,8 @@ def _place(text: str, *, many: bool) -> Reference:
         return found
     host, _, prefix = text.partition("/")
     if not HOST.fullmatch(host) or (prefix and not REPOSITORY.fullmatch(prefix)):
-        raise FormatError(f"{text}: a layout goes to host or host/prefix, as registry.plant:5000/mirror")
+        raise FormatError(
+            f"{text}: a layout goes to host or host/prefix, as registry.plant:5000/mirror; one thing in it, named "
+            "behind it as in site.tar:REF, to a reference"
+        )
     return Reference(host, prefix)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from margo_cli.folder import Document, read_deployments
+from margo_cli.layouts import layout_and_name
 from margo_cli.look import kept_blob, read_state
 from margo_cli.session import Session, git_environment, say
 from margo_cli.trusting import Trusting
@@ -108,7 +109,7 @@ class Carried:
 
 async def carried(session: Session, layout: str, trusting: Trusting) -> Carried:
     """Read a state out of a layout, and verify it as a device does. Raises FormatError, TrustError, RegistryError."""
-    path, name = _layout(layout)
+    path, name = layout_and_name(layout)
     offer = Offer(open_layout(path.resolve()))
     async with LayoutTransport(offer).registry() as registry:
         reference = parse_reference(name) if name else _only_state(offer, path)
@@ -121,16 +122,6 @@ async def carried(session: Session, layout: str, trusting: Trusting) -> Carried:
         locked[f"{path}: {one.deployment.name} {one.deployment.id}"] = (Document(file, one.deployment), one.lock)
     layers = [Layer(layer, kept_blob(layer)) for layer in verified.state.manifest.layers]
     return Carried(layers, locked, verified.state.origin)
-
-
-def _layout(text: str) -> tuple[Path, str]:
-    """Take DIR|TAR[:REF] apart: what is there as a whole is a path."""
-    if Path(text).exists():
-        return Path(text), ""
-    for at, char in enumerate(text):
-        if char == ":" and at and Path(text[:at]).exists():
-            return Path(text[:at]), text[at + 1 :]
-    raise FormatError(f"{text}: there is no such layout")
 
 
 def _only_state(offer: Offer, path: Path) -> Reference:
@@ -163,6 +154,7 @@ async def say_missing(registry: Registry, found: Sequence[Pinned], layout: str) 
             missing.append(str(one.reference))
         except RegistryError as error:
             say(f"warning: {one.reference}: {error}")
+    path, _ = layout_and_name(layout)
     for name in missing:
-        say(f"warning: {name} is not in its registry: `margo-oci copy {_layout(layout)[0]} HOST` brings it there")
+        say(f"warning: {name} is not in its registry: `margo-oci copy {path} HOST` brings it there")
     return missing

@@ -305,6 +305,21 @@ def test_13_9_a_bundle_is_copied_whole_into_a_registry(site: Site, plain_registr
     assert greeting(site) == "one"
 
 
+def test_13_9_one_thing_in_a_bundle_is_copied_and_two_kinds_of_registries_are_joined(
+    site: Site, tls_registry: LocalRegistry
+) -> None:
+    release(site, GREETING="one")
+    bundle(site, "site.tar")
+    ca_file = str(tls_registry.ca_file)
+    place = f"{tls_registry.host}/{site.folder.name}"
+    component = site.ref("components/hello:1.0.0")
+    site.oci("copy", f"site.tar:{component}", f"{place}/hello:stable", "--to-ca-file", ca_file)
+    site.oci("copy", site.state, f"{place}/edge-17:stable", "--from-plain-http", "--to-ca-file", ca_file)
+    shown = site.oci("verify", f"{place}/edge-17:stable", "--key", "fleet.pub", "--ca-file", ca_file)
+    assert "edge-17" in shown.out
+    site.oci("component", "inspect", f"{place}/hello:stable", "--ca-file", ca_file)
+
+
 def test_13_9_an_artifact_is_copied_into_a_layout(site: Site) -> None:
     release(site, GREETING="one")
     site.oci("copy", site.ref("components/hello:1.0.0"), "oci:taken", *site.flags)

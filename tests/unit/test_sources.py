@@ -8,9 +8,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from margo_cli.layouts import layout_and_name
 from margo_cli.main import cli
 from margo_cli.push import _flux_place
-from margo_cli.sources import Source, _layout, _only_state
+from margo_cli.sources import Source, _only_state
 from margo_oci.content import canonical_json, digest_of
 from margo_oci.desired_state import build_state
 from margo_oci.errors import FormatError
@@ -107,10 +108,10 @@ def test_what_is_wrong_in_a_commit_is_told_by_its_name_in_the_repository(
 def test_a_layout_may_have_a_reference_behind_it_and_a_colon_in_its_name(tmp_path: Path) -> None:
     for name in ("site.tar", "a:b"):
         (tmp_path / name).touch()
-    assert _layout(f"{tmp_path}/site.tar:{PLACE}") == (tmp_path / "site.tar", PLACE)
-    assert _layout(f"{tmp_path}/a:b") == (tmp_path / "a:b", "")
+    assert layout_and_name(f"{tmp_path}/site.tar:{PLACE}") == (tmp_path / "site.tar", PLACE)
+    assert layout_and_name(f"{tmp_path}/a:b") == (tmp_path / "a:b", "")
     with pytest.raises(FormatError, match="there is no such layout"):
-        _layout(f"{tmp_path}/gone.tar")
+        layout_and_name(f"{tmp_path}/gone.tar")
 
 
 def test_the_only_state_of_a_layout_is_found_among_whatever_else_is_in_it(tmp_path: Path) -> None:
