@@ -305,6 +305,9 @@ async def side_by_side(coroutines: Sequence[Coroutine[Any, Any, None]], *, at_on
                 group.create_task(_gated(coroutine, gate))
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
+    finally:
+        for coroutine in coroutines:  # those whose turn did not come
+            coroutine.close()
 
 
 async def _gated(coroutine: Coroutine[Any, Any, None], gate: asyncio.Semaphore) -> None:

@@ -1,6 +1,7 @@
 """Copies between simulated registries: whole, once, and in an order that never shows half of it."""
 
 import asyncio
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,12 @@ from margo_oci.access import Access
 from margo_oci.closure import Closure
 from margo_oci.content import EMPTY_JSON, Descriptor, digest_of
 from margo_oci.copying import Copied, Copier, below, renamed, take
-from margo_oci.errors import FormatError, TrustError
+from margo_oci.errors import FormatError, RegistryError, TrustError
 from margo_oci.manifest import Manifest
 from margo_oci.reference import Reference, parse_reference
 from margo_oci.registry import Registry
 from margo_oci.store import Store
-from margo_oci.transfer import referrers
+from margo_oci.transfer import referrers, side_by_side
 from tests.simulators.registry import SimulatedRegistry
 from tests.simulators.uploader import SimulatedUploader
 
@@ -167,6 +168,19 @@ def test_13_9_what_is_copied_by_its_digest_gets_the_tag_that_was_asked_for(tmp_p
     assert to.repositories["copied/web"].tags["stable"] == IMAGE.digest
     with pytest.raises(FormatError, match="a copy gets its digest by itself: name a tag"):
         _place(str(TO.at(IMAGE.digest)), many=False)
+
+
+def test_what_did_not_get_its_turn_is_closed_when_another_one_fails() -> None:
+    async def failing() -> None:
+        raise RegistryError("gone")
+
+    async def waiting() -> None:
+        await asyncio.sleep(0)
+
+    work = [failing(), *(waiting() for _ in range(5))]
+    with pytest.raises(RegistryError, match="gone"):
+        asyncio.run(side_by_side(work, at_once=1))
+    assert {inspect.getcoroutinestate(one) for one in work} == {inspect.CORO_CLOSED}
 
 
 def test_13_9_of_many_each_keeps_its_repository() -> None:
