@@ -10,7 +10,7 @@ from functools import cached_property
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from margo_oci.content import MANIFEST_LIMIT_BYTES, MEDIA_TYPE, Descriptor, canonical_json, is_digest, parse_json
-from margo_oci.errors import FormatError, TrustError
+from margo_oci.errors import FormatError, TrustError, said
 from margo_oci.layout import NAME, Layout
 from margo_oci.manifest import IMAGE_INDEX, IMAGE_MANIFEST, Manifest, build_index
 from margo_oci.reference import TAG, Reference, parse_reference
@@ -148,8 +148,7 @@ class Offer:
             return _json({})
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         if parts.path == "/v2/_catalog":
-            page, more = _page(self._by_repository, query, "/v2/_catalog")
-            return _json({"repositories": page}, more)
+            return _page({}, "repositories", self._by_repository, query, "/v2/_catalog")
         if found := _TAGS.fullmatch(parts.path):
             return self._tag_list(host, found["name"], query, parts.path)
         if not (found := _PATH.fullmatch(parts.path)):
@@ -168,8 +167,7 @@ class Offer:
         tags = self.tags(host, repository)
         if tags is None:
             return _error(404, "NAME_UNKNOWN")
-        page, more = _page(tags, query, path)
-        return _json({"name": repository, "tags": page}, more)
+        return _page({"name": repository}, "tags", tags, query, path)
 
     def _manifest(self, asked: Reference, headers: Mapping[str, str]) -> Answer:
         entry = self.find(asked)
@@ -225,14 +223,17 @@ def _unchanged(headers: Mapping[str, str], digest: str) -> bool:
     return digest in asked or asked == ["*"]
 
 
-def _page(names: Mapping[str, object], query: Mapping[str, str], path: str) -> tuple[Sequence[str], Mapping[str, str]]:
-    count = query.get("n", "")
-    size = min(int(count), PAGE_COUNT) if count.isascii() and count.isdigit() and len(count) < 10 else PAGE_COUNT
+def _page(
+    fields: Mapping[str, str], key: str, names: Mapping[str, object], query: Mapping[str, str], path: str
+) -> Answer:
+    count = query.get("n", str(PAGE_COUNT))
+    if not (count.isascii() and count.isdigit()):
+        return _error(400, "PAGINATION_NUMBER_INVALID", f"n={said(count)}: a number is expected")
+    size = min(int(count), PAGE_COUNT) if len(count) < 10 else PAGE_COUNT
     rest = sorted(name for name in names if name > query.get("last", ""))
     page = rest[:size]
-    if len(rest) <= size or not page:
-        return page, {}
-    return page, {"Link": f'<{path}?{urlencode({"last": page[-1], "n": size})}>; rel="next"'}
+    link = f'<{path}?{urlencode({"last": page[-1], "n": size})}>; rel="next"' if page and len(rest) > size else ""
+    return _json({**fields, key: page}, {"Link": link} if link else {})
 
 
 def _json(value: object, headers: Mapping[str, str] | None = None) -> Answer:
@@ -243,6 +244,13 @@ def _bytes(data: bytes, media_type: str, headers: Mapping[str, str] | None = Non
     return Answer(200, {"Content-Type": media_type, **(headers or {})}, len(data), iter([data]))
 
 
-def _error(status: int, code: str) -> Answer:
-    data = canonical_json({"errors": [{"code": code, "message": "not in this layout"}]})
-    return Answer(status, {"Content-Type": "application/json"}, len(data), iter([data]))
+def unsupported() -> Answer:
+    """Answer a request that is neither GET nor HEAD (distribution-spec v1.1 "Error Codes")."""
+    return _error(405, "UNSUPPORTED", "this registry can only be read", {"Allow": "GET, HEAD"})
+
+
+def _error(
+    status: int, code: str, message: str = "not in this layout", headers: Mapping[str, str] | None = None
+) -> Answer:
+    data = canonical_json({"errors": [{"code": code, "message": message}]})
+    return Answer(status, {"Content-Type": "application/json", **(headers or {})}, len(data), iter([data]))

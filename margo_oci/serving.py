@@ -2,13 +2,14 @@
 
 import socket
 import ssl
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 
 from margo_oci.errors import FormatError, MargoError
-from margo_oci.offering import Answer, Offer
+from margo_oci.offering import Answer, Offer, unsupported
 
 CONNECTION_LIMIT = 64
 IDLE_TIMEOUT_S = 30.0  # for a request to come, and for each piece to be taken
@@ -79,11 +80,21 @@ class _Handler(BaseHTTPRequestHandler):
         except (MargoError, OSError):  # a layout that changed under us, a stick that was pulled
             answer = Answer(500)
             self.close_connection = True
+        self._tell(answer, body=body)
+
+    def send_error(self, code: int, *_: object, **__: object) -> None:
+        """Answer what the standard library would refuse in HTML; 501 is its word for a method that is not here."""
+        self.close_connection = True  # a body that comes after this is not read
+        self._tell(unsupported() if code == HTTPStatus.NOT_IMPLEMENTED else Answer(code), body=self.command != "HEAD")
+
+    def _tell(self, answer: Answer, *, body: bool) -> None:
         self.send_response(answer.status)
         for name, value in (_VERSION, *answer.headers.items()):
             self.send_header(name, value)
         if answer.status != 304:
             self.send_header("Content-Length", str(answer.size))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         if body:
             self._send(answer)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +15,7 @@ from margo_oci.errors import FormatError, NotFound, TrustError
 from margo_oci.layout import NAME, Layout, frame, open_layout
 from margo_oci.layout_registry import LayoutTransport
 from margo_oci.manifest import IMAGE_MANIFEST, Manifest
-from margo_oci.offering import Answer, Offer
+from margo_oci.offering import Answer, Offer, unsupported
 from margo_oci.reference import Reference, parse_reference
 from margo_oci.store import Store
 
@@ -110,6 +111,27 @@ def test_13_8_tags_come_in_pages(tmp_path: Path) -> None:
     assert json.loads(body(last))["tags"] == ["e"]
     assert "Link" not in last.headers
     assert offer.answer("/v2/other/tags/list", {}).status == 404
+
+
+@pytest.mark.parametrize("count", ["-1", "x", "1.5", "\u0663"])
+def test_13_8_a_page_of_no_number_is_refused(layout: Layout, count: str) -> None:
+    for path in ("/v2/fleet/edge-17/tags/list", "/v2/_catalog"):
+        answer = Offer(layout).answer(f"{path}?n={quote(count)}", {})
+        assert answer.status == 400
+        assert json.loads(body(answer))["errors"][0]["code"] == "PAGINATION_NUMBER_INVALID"
+
+
+def test_13_8_a_page_may_be_empty_or_larger_than_any(layout: Layout) -> None:
+    for count, tags in (("0", []), ("9" * 5000, ["latest"]), ("", ["latest"])):
+        answer = Offer(layout).answer(f"/v2/fleet/edge-17/tags/list?n={count}", {})
+        assert json.loads(body(answer))["tags"] == tags
+        assert "Link" not in answer.headers
+
+
+def test_13_8_what_would_write_is_answered_as_the_distribution_spec_has_it() -> None:
+    answer = unsupported()
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+    assert json.loads(body(answer))["errors"][0]["code"] == "UNSUPPORTED"
 
 
 @pytest.mark.parametrize(
