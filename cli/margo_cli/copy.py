@@ -91,7 +91,9 @@ async def _copy(reading: Session, writing: Session, source: Taken, destination: 
         await opened.enter_async_context(registry)
         closure = Closure(registry)
         for reference in references:
-            await (closure.artifact(reference) if offer or to is None else take(closure, reference, to))
+            await (
+                closure.artifact(reference) if to is None or source.is_whole_layout else take(closure, reference, to)
+            )
         if to is None:
             return await _to_layout(reading, registry, plan_bundle(closure), to_layout or Path())
         blobs = sum(len(node.blobs) for node in closure.nodes.values())
