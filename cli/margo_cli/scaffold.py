@@ -75,8 +75,8 @@ def init(
 ) -> None:
     """Write an application package into DIR: margo.yaml, its component, and an example state. Nothing is overwritten.
 
-    What is not given is asked for. Files that the compose file names come along; a variable without which it does not
-    run (`${NAME:?…}`) becomes a parameter that has to be set.
+    What is not given is asked for. Files that the compose file names come along, but none that looks like secrets; a
+    variable without which it does not run (`${NAME:?…}`) becomes a parameter that has to be set.
 
     \b
     Example:
