@@ -10,7 +10,7 @@ from margo_cli.session import REFERENCE, Session, human_bytes, say, with_session
 from margo_cli.trusting import Trusting, trust_options
 from margo_oci.bundle import Plan, is_in, is_tar, kinds, open_existing, plan_bundle, write_bundle
 from margo_oci.closure import Closure
-from margo_oci.errors import FormatError
+from margo_oci.errors import FormatError, MargoError
 from margo_oci.layout import open_layout
 from margo_oci.platforms import Platform
 from margo_oci.reference import Reference
@@ -19,8 +19,10 @@ from margo_oci.reference import Reference
 @click.command("bundle")
 @click.argument("references", type=REFERENCE, nargs=-1, required=True, metavar="REFERENCE...")
 @click.option("-o", "bundle_file", type=click.Path(path_type=Path), required=True, metavar="SITE.tar|DIR",
-              help="Where to: a new tar if it ends in .tar, else a folder; to a layout in it is added.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace the tar that is there, once the new one is whole.")
+              help="Where to: a tar if it ends in .tar, in place of an earlier one; else a folder: a layout in it is added to.")  # fmt: skip
+@click.option(
+    "--force", is_flag=True, help="Replace the file that is there, also one that is no bundle, once the tar is whole."
+)
 @click.option("--since", "since", type=click.Path(exists=True, path_type=Path), multiple=True, metavar="OTHER.tar|DIR",
               help="Leave out what this earlier bundle has; may be given several times.")  # fmt: skip
 @click.option("--platform", "platforms", type=PlatformType(), multiple=True, metavar="linux/ARCH",
@@ -53,7 +55,7 @@ def bundle(
     if any(bundle_file.resolve() == path.resolve() for path in since):
         raise FormatError(f"{bundle_file}: this is what --since names: name another file")
     otherwise = "name another, or have it replaced with --force" if is_tar(bundle_file) else "name another"
-    there = open_existing(bundle_file, replace_tar=force, otherwise=otherwise)
+    there = open_existing(bundle_file, replace_tar=force or _is_bundle(bundle_file), otherwise=otherwise)
 
     async def work() -> tuple[Plan, int]:
         async with session.registry(*references) as registry:
@@ -84,6 +86,15 @@ def bundle(
     session.show(raw, [*lines, f"{bundle_file}: {human_bytes(size_bytes)}: {counted}; {len(plan.blobs)} blobs"])
     if not trusting.given:
         say("no signature was checked: name who is trusted (--key) to be told here, and not by the device")
+
+
+def _is_bundle(file: Path) -> bool:
+    """Tell whether a bundle is there already, which a newer one takes the place of."""
+    try:
+        open_layout(file.resolve())
+    except (MargoError, OSError):
+        return False
+    return True
 
 
 def _count(deployments: int) -> str:

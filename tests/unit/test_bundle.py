@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from margo_cli.main import cli
 from margo_oci.bundle import open_existing
 from margo_oci.errors import FormatError, MargoError
+from margo_oci.layout import open_layout, tar_of
 
 NOWHERE = "127.0.0.1:1/fleet/edge-17:latest"  # nobody answers: what comes so far was not refused
 
@@ -27,6 +28,13 @@ def test_13_4_a_tar_that_is_there_is_replaced_only_by_force(tmp_path: Path) -> N
     assert "name another, or have it replaced with --force" in str(error)
     assert not isinstance(refused("-o", str(there), "--force"), FormatError)
     assert there.read_bytes() == b"somebody's own"
+
+
+def test_13_4_an_earlier_bundle_makes_way_for_a_newer_one(tmp_path: Path) -> None:
+    earlier = tmp_path / "site.tar"
+    earlier.write_bytes(b"".join(tar_of([], [])))
+    assert not isinstance(refused("-o", str(earlier)), FormatError)
+    assert open_layout(earlier).entries == []
 
 
 def test_13_4_force_is_no_way_around_what_else_is_there(tmp_path: Path) -> None:
