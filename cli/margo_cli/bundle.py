@@ -19,10 +19,8 @@ from margo_oci.reference import Reference
 @click.command("bundle")
 @click.argument("references", type=REFERENCE, nargs=-1, required=True, metavar="REFERENCE...")
 @click.option("-o", "bundle_file", type=click.Path(path_type=Path), required=True, metavar="SITE.tar|DIR",
-              help="Where to: a tar if it ends in .tar, in place of an earlier one; else a folder: a layout in it is added to.")  # fmt: skip
-@click.option(
-    "--force", is_flag=True, help="Replace the file that is there, also one that is no bundle, once the tar is whole."
-)
+              help="Where to: a tar if it ends in .tar, which replaces an earlier one; else a folder.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace a file that is no bundle, too, once the tar is whole.")
 @click.option("--since", "since", type=click.Path(exists=True, path_type=Path), multiple=True, metavar="OTHER.tar|DIR",
               help="Leave out what this earlier bundle has; may be given several times.")  # fmt: skip
 @click.option("--platform", "platforms", type=PlatformType(), multiple=True, metavar="linux/ARCH",
