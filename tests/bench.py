@@ -224,7 +224,7 @@ class Bench:
         """Change one parameter of one deployment in `folder`, and push them all."""
         first = folder / "d000.yaml"
         first.write_text(re.sub("value: .*", f"value: {value}", first.read_text()))
-        self.oci("push", str(folder), f"{host}/fleet/many", "--key", "fleet.key", "--scope", "edge-17", *more)
+        self.oci("push", str(folder), f"{host}/fleet/{folder.name}", "--key", "fleet.key", "--scope", "edge-17", *more)
 
     def requests_of_a_push(self) -> str:
         """Say how many requests such a push takes."""
