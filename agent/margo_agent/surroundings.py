@@ -3,7 +3,7 @@
 import errno
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from margo_agent.engine import Engine
 from margo_agent.fit import Facts, Needs, Port, faults_of, needs_of
 
 _GPU = Path("/dev/nvidiactl")
-LOOKS, LOOK_EVERY_S = 6, 0.3
+LOOKS, LOOK_EVERY_S = 16, 0.3  # for all ports together
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -63,12 +63,13 @@ class Surroundings:
             return {}
         held = [(Port(one.port, one.protocol, _any(one.address)), one) for one in self.engine.published()]
         taken: dict[Port, str] = {}
+        patience = iter(range(LOOKS))
         for port in ports:
             holders = [one for at, one in held if at.meets(port)]
             stay = [one for one in holders if not self._goes(one, changing)]
             if stay:
                 taken[port] = f"the container {stay[0].container}"
-            elif not holders and self.engine.is_local and (words := _stays_taken(port)):
+            elif not holders and self.engine.is_local and (words := _stays_taken(port, patience)):
                 taken[port] = words
         return taken
 
@@ -92,13 +93,13 @@ def _any(address: str) -> str:
     return "" if address in ("", "0.0.0.0", "::") else address  # noqa: S104
 
 
-def _stays_taken(port: Port) -> str:
+def _stays_taken(port: Port, patience: Iterator[int]) -> str:
     """Return who has a port; an engine takes a moment to let go of one whose container just ended."""
-    for _ in range(LOOKS):
-        if not (words := _cannot_bind(port)):
-            return ""
+    while words := _cannot_bind(port):
+        if next(patience, None) is None:
+            return words
         time.sleep(LOOK_EVERY_S)
-    return words
+    return ""
 
 
 def _cannot_bind(port: Port) -> str:

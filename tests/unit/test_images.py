@@ -229,6 +229,24 @@ def test_5_13_a_port_of_what_this_state_replaces_is_free(plant: Plant, holder: P
     assert found == ([] if ok else ["services.web.ports: 8080/tcp is taken by the container other"])
 
 
+def test_5_13_an_engine_that_lets_go_late_is_waited_for_and_all_ports_together_not_for_long(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from margo_agent import surroundings
+
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr(surroundings, "_cannot_bind", lambda port: "a program" if len(waits) < 10 else "")
+    monkeypatch.setattr(type(plant.device.engine), "is_local", True, raising=False)
+    model = {"services": {"web": {"ports": [{"target": 80, "published": str(port)} for port in (8080, 8081)]}}}
+    looked = surroundings.Surroundings(plant.device.engine, "edge-17")
+    assert looked.misfits([model], "pump", set()) == []
+    waits.clear()
+    monkeypatch.setattr(surroundings, "_cannot_bind", lambda port: "a program")
+    assert len(looked.misfits([model], "pump", set())) == 2
+    assert len(waits) == surroundings.LOOKS
+
+
 def test_5_13_a_port_is_free_that_was_published_when_the_device_had_another_name(plant: Plant) -> None:
     from margo_agent.surroundings import Surroundings
 
