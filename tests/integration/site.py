@@ -22,6 +22,11 @@ _FLEET: dict[str, bytes] = {}
 IDS = {name: f"00000000-0000-4000-8000-{number:012}" for number, name in enumerate(("hello", "pump", "job"), 1)}
 
 
+def _story() -> str:
+    """Return the name of the file whose test runs now: the registries are the same for all that a worker runs."""
+    return Path(os.environ.get("PYTEST_CURRENT_TEST", "site").partition("::")[0]).stem
+
+
 @dataclass(frozen=True)
 class Done:
     """What a command printed, and how it ended."""
@@ -44,6 +49,7 @@ class Site:
     registry: LocalRegistry
     engine: Engine
     environment: dict[str, str] = field(default_factory=dict)
+    story: str = field(default_factory=_story)
 
     def __post_init__(self) -> None:
         self.environment = {
@@ -64,7 +70,11 @@ class Site:
 
     def ref(self, path: str) -> str:
         """Return a reference in the registry."""
-        return f"{self.registry.host}/{path}"
+        return f"{self.registry.host}/{self.repository(path)}"
+
+    def repository(self, path: str) -> str:
+        """Return where something lies in the registry; components of one name differ from story to story."""
+        return f"{self.story}/{path}" if path.startswith("components/") else path
 
     @property
     def state(self) -> str:

@@ -232,16 +232,16 @@ def test_13_8_a_served_bundle_stands_in_for_the_registry(site: Site) -> None:
 def test_13_8_skopeo_and_oras_read_what_is_served(site: Site) -> None:
     release(site, GREETING="one")
     bundle(site, "site")
-    component = "components/hello:1.0.0"
+    component = site.repository("components/hello")
     with served(site, "site", PORT) as host:
         source = f"docker://{host}/{site.folder.name}/web:1"
         command = ["skopeo", "copy", "--src-tls-verify=false", source, "oci:pulled:web"]
         subprocess.run(command, cwd=site.folder, capture_output=True, check=True)
         assert (site.folder / "pulled" / "index.json").exists()
         client = OrasRegistry(insecure=True)
-        pulled = client.pull(f"{host}/{component}", outdir=str(site.folder / "oras"))
+        pulled = client.pull(f"{host}/{component}:1.0.0", outdir=str(site.folder / "oras"))
         assert len(pulled) == 1
-        tags = client.get_tags(f"{host}/components/hello")
+        tags = client.get_tags(f"{host}/{component}")
         assert tags == ["1.0.0"]
         answers = asked(host, f"/v2/{site.folder.name}/edge-17/manifests/latest")
         assert answers == [200, 304, 405]

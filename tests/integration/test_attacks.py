@@ -383,7 +383,7 @@ def test_wrong_scope_another_devices_head(world: World) -> None:
 
 
 def test_a_moved_tag_of_a_component_or_an_image_has_no_effect(world: World) -> None:
-    places = [replace(world.state, repository=name, tag=tag) for name, tag in TAGGED.items()]
+    places = [replace(world.state, repository=world.site.repository(name), tag=tag) for name, tag in TAGGED.items()]
     before = [world.ask(lambda registry, at=at: registry.manifest(at)) for at in places]  # type: ignore[misc]
     for at in places:
         world.uploader.blob(at, EMPTY_CONFIG, b"{}")
