@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from margo_cli.component_check import Source, check_component
-from margo_cli.plainfile import link_in
+from margo_cli.plainfile import link_in, read_plain
+from margo_cli.session import read_file
 from margo_oci.archive import ENTRY_LIMIT, UNPACKED_LIMIT_BYTES, Entry
 from margo_oci.composefile import COMPOSE_FILE, of_services
 from margo_oci.composereads import Walk, walk
@@ -51,7 +52,8 @@ def read_compose(file: Path) -> Taken:
 
     What holds secrets by its name or content stays, and so do links. Raises FormatError for a file that cannot be read.
     """
-    files, left = {COMPOSE_FILE: _read(file)}, dict[str, str]()
+    files = {COMPOSE_FILE: _bounded(file, read_file(file, limit_bytes=UNPACKED_LIMIT_BYTES))}
+    left: dict[str, str] = {}
     while len(files) < ENTRY_LIMIT:
         named = _named(Taken(files, left).walk(), file.parent)
         if not (new := sorted(named - files.keys() - left.keys())):
@@ -60,7 +62,8 @@ def read_compose(file: Path) -> Taken:
             if why := _why_not(file.parent, path):
                 left[path] = why
             else:
-                files[path] = _read(file.parent / path)
+                named_file = file.parent / path
+                files[path] = _bounded(named_file, read_plain(named_file, limit_bytes=UNPACKED_LIMIT_BYTES))
                 if holds_private_key(files[path]):
                     del files[path]
                     left[path] = _KEY
@@ -138,12 +141,8 @@ def in_words(taken: Taken, folder: Path, component: Path) -> Iterator[str]:
         yield f"{folder / path} does not come along: {why}"
 
 
-def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(UNPACKED_LIMIT_BYTES + 1)
-    except OSError as error:
-        raise FormatError(f"{file}: {error.strerror}") from None
+def _bounded(file: Path, data: bytes) -> bytes:
+    """Return what was read of a file. Raises FormatError for more than an archive may hold."""
     if len(data) > UNPACKED_LIMIT_BYTES:
         raise FormatError(f"{file}: more than {UNPACKED_LIMIT_BYTES} bytes")
     return data
