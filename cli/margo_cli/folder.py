@@ -2,7 +2,6 @@
 
 import os
 import stat
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from margo_oci.deployment import Deployment, parse_deployment
 from margo_oci.errors import FormatError
 from margo_oci.files import FILE_COUNT_LIMIT, SUFFIX, SUM_LIMIT_BYTES, ExtraFile, check_path, meeting
 from margo_oci.package import NO_KEYS, holds_private_key
+from margo_oci.store import replaced
 from margo_oci.yamldoc import DOCUMENT_LIMIT_BYTES
 
 FILES = ".files"  # hello.files/ beside hello.yaml
@@ -130,18 +130,11 @@ def _unmet(documents: Sequence[Document]) -> list[str]:
 
 
 def replace_file(file: Path, data: bytes) -> None:
-    """Replace a file as a whole: nobody ever reads half of it."""
+    """Replace a file as a whole: nobody ever reads half of it. It keeps its mode."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    mode = file.stat().st_mode & 0o777 if file.exists() else 0o644
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", delete=False) as part:
-        try:
-            part.write(data)
-            part.flush()
-            os.fchmod(part.fileno(), mode)
-            Path(part.name).replace(file)
-        except OSError:
-            Path(part.name).unlink(missing_ok=True)
-            raise
+    mode = file.stat().st_mode & 0o777 if file.exists() else None
+    with replaced(file, mode=mode) as stream:
+        stream.write(data)
 
 
 def read_component(folder: Path) -> tuple[Mapping[str, Entry], Sequence[tuple[str, str]]]:
