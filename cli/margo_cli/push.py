@@ -1,11 +1,12 @@
 """`margo-oci push`: deployments as one signed desired state."""
 
 import asyncio
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -44,9 +45,6 @@ from margo_oci.publish import Publisher, Release, current_state, plan_release
 from margo_oci.reference import TAG, Reference, parse_reference
 from margo_oci.registry import Registry
 from margo_oci.signing import Forms, timestamp
-
-if TYPE_CHECKING:
-    from margo_oci.upload import Uploader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,20 +173,20 @@ async def _push(
             if source.layout
             else _locked(registry, documents, origin, wanted.checks)
         )
-        content, uploader = await asyncio.gather(finding, _uploader(session, wanted))
+        content, _ = await asyncio.gather(finding, _loaded(wanted))
         if wanted.flux:  # before anything is published: a tag that holds something else is a fault
             await current_flux(registry, wanted.flux)
+        signer = wanted.signer
         release = await (
-            _published(session, registry, uploader, content, wanted)
-            if uploader
-            else _planned(registry, content, wanted)
+            _published(session, registry, content, wanted, signer) if signer else _planned(registry, content, wanted)
         )
         return release, content, await _fluxed(session, registry, content, wanted, source) if wanted.flux else None
 
 
-async def _uploader(session: Session, wanted: Wanted) -> "Uploader | None":
-    """Return the door for pushing, if anything is to be pushed: oras takes a while to load, beside the lookups."""
-    return await asyncio.to_thread(session.uploader, wanted.reference) if wanted.signer else None
+async def _loaded(wanted: Wanted) -> None:
+    """Load the door for pushing, if it will be needed: oras takes a while, and the lookups mostly wait."""
+    if wanted.signer:
+        await asyncio.to_thread(importlib.import_module, "margo_oci.upload")
 
 
 async def _locked(registry: Registry, documents: Sequence[Document], origin: Origin, checks: Checks) -> Content:
@@ -234,12 +232,10 @@ async def _planned(registry: Registry, content: Content, wanted: Wanted) -> Rele
     return Release(reference=wanted.reference, state=planned.state, uploaded=new, changed=planned.changed)
 
 
-async def _published(
-    session: Session, registry: Registry, uploader: "Uploader", content: Content, wanted: Wanted
-) -> Release:
-    assert wanted.signer is not None  # noqa: S101  (else there is no uploader)
+async def _published(session: Session, registry: Registry, content: Content, wanted: Wanted, signer: Signer) -> Release:
+    uploader = session.uploader(wanted.reference)
     publisher = Publisher(
-        registry, uploader, wanted.signer, lambda: datetime.now(UTC), wanted.peers, wanted.forms, signature_folder()
+        registry, uploader, signer, lambda: datetime.now(UTC), wanted.peers, wanted.forms, signature_folder()
     )
     with session.progress("pushing", len(content.layers)) as progress:
         return await publisher.publish(
