@@ -169,11 +169,12 @@ def _check_no_links(folders: Sequence[Path]) -> None:
 def joined(before: Sequence[Descriptor], new: Sequence[Descriptor]) -> Sequence[Descriptor]:
     """Return the entries of a layout that gets new ones: a name leads to the new one, what it led to loses it.
 
-    cosign verifies what was asked for last.
+    cosign verifies what was asked for last, if that is among the new.
     """
     taken = {(one.digest, one.annotations.get(NAME)) for one in new}
     names = {name for _, name in taken}
-    kept = [_without(one, KIND, *([NAME] if one.annotations.get(NAME) in names else [])) for one in before
+    gone = [KIND] if any(KIND in one.annotations for one in new) else []
+    kept = [_without(one, *gone, *([NAME] if one.annotations.get(NAME) in names else [])) for one in before
             if (one.digest, one.annotations.get(NAME)) not in taken]  # fmt: skip
     return [*kept, *new]
 

@@ -263,6 +263,7 @@ def test_13_11_of_a_layout_that_is_added_to_cosign_verifies_what_came_last() -> 
         Descriptor.of(one, IMAGE_MANIFEST, {NAME: f"host/{one.decode()}:1", "kind": "k"}) for one in (b"a", b"b")
     )
     assert joined([old], [new]) == [replace(old, annotations={NAME: "host/a:1"}), new]
+    assert joined([old], [plain := replace(new, annotations={NAME: "host/b:1"})]) == [old, plain]
 
 
 def test_13_9_a_list_in_a_layout_may_name_what_went_and_is_no_image(tmp_path: Path) -> None:
