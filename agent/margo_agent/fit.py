@@ -110,7 +110,7 @@ def _publishings(service: str, one: Mapping[str, Any]) -> Iterator[Publishing]:
         address = str(port.get("host_ip") or "")
         numbers = range(int(first), min(int(last or first), int(first) + PORTS_LIMIT) + 1)
         ports = [
-            Port(number, str(port.get("protocol") or "tcp"), "" if address in ("0.0.0.0", "::") else address)  # noqa: S104
+            Port(number, str(port.get("protocol") or "tcp"), "" if address in ("0.0.0.0", "::") else address)  # noqa: S104  (compared)
             for number in numbers
             if 0 < number < 2**16
         ]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from margo_cli.layouts import Taken
+from margo_cli.layouts import CopySource
 from margo_cli.session import Session, cache, human_bytes, with_session
 from margo_oci.bundle import Plan, is_in, open_existing, plan_bundle, write_bundle
 from margo_oci.closure import Closure
@@ -69,7 +69,7 @@ def copy(reading: Session, writing: Session, source: str, destination: str) -> N
       margo-oci copy site.tar:registry.example/images/web:1.0 registry.plant/images/web:1.0
       margo-oci copy registry.example/images/web:1.0 oci:web
     """
-    taken, to_layout = Taken.of(source), _layout(destination)
+    taken, to_layout = CopySource.of(source), _layout(destination)
     if taken.layout and to_layout:
         raise click.UsageError("Both are layouts: cp copies them; one side is to be a registry.")
     copied = asyncio.run(_copy(reading, writing, taken, destination, to_layout))
@@ -77,7 +77,9 @@ def copy(reading: Session, writing: Session, source: str, destination: str) -> N
     reading.show({"from": source, "to": destination, **counted(copied)}, [f"{source} -> {destination}: {words}"])
 
 
-async def _copy(reading: Session, writing: Session, source: Taken, destination: str, to_layout: Path | None) -> Copied:
+async def _copy(
+    reading: Session, writing: Session, source: CopySource, destination: str, to_layout: Path | None
+) -> Copied:
     to = None if to_layout else _place(destination, many=source.is_whole_layout)
     async with AsyncExitStack() as opened:
         if source.layout:

@@ -25,7 +25,7 @@ def layout_and_name(text: str) -> tuple[Path, str]:
 
 
 @dataclass(frozen=True)
-class Taken:
+class CopySource:
     """What is copied: `text` as it was typed, and its layout, of which a `name` is one entry."""
 
     text: str
@@ -33,7 +33,7 @@ class Taken:
     name: str = ""
 
     @classmethod
-    def of(cls, text: str) -> "Taken":
+    def of(cls, text: str) -> "CopySource":
         """Take REFERENCE, oci:DIR[:REF] or TAR[:REF] apart. Raises FormatError if there is no such layout."""
         if text.startswith("oci:") and not text.startswith("oci://"):
             return cls(text, *layout_and_name(text.removeprefix("oci:")))

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from margo_cli.copy import ends_options
-from margo_cli.layouts import Taken
+from margo_cli.layouts import CopySource
 from margo_cli.main import cli
 from margo_cli.session import Session, with_session
 from margo_oci.closure import Closure
@@ -32,7 +32,7 @@ def test_one_thing_in_a_layout_is_named_behind_it(tmp_path: Path, monkeypatch: p
     found = {text: (one.layout, one.name) for text in (
         "oci:site", f"oci:site:{NAME}", "oci:site:v1", "SITE.tar", f"SITE.tar:{NAME}", "SITE.tar:v1", "gone.tar",
         NAME, "registry.example:5000/a.tar:1",
-    ) if (one := Taken.of(text))}  # fmt: skip
+    ) if (one := CopySource.of(text))}  # fmt: skip
     assert found == {
         "oci:site": (Path("site"), ""),
         f"oci:site:{NAME}": (Path("site"), NAME),
@@ -45,14 +45,14 @@ def test_one_thing_in_a_layout_is_named_behind_it(tmp_path: Path, monkeypatch: p
         "registry.example:5000/a.tar:1": (None, ""),
     }
     with pytest.raises(FormatError, match="gone:v1: there is no such layout"):
-        Taken.of("oci:gone:v1")
+        CopySource.of("oci:gone:v1")
 
 
 @pytest.mark.parametrize(("written", "asked"), [(NAME, NAME), ("v1", "v1"), (NAME, f"{HOST}/fleet/edge-17@DIGEST")])
 def test_13_9_one_thing_in_a_layout_is_found_by_its_name(tmp_path: Path, written: str, asked: str) -> None:
     offer = Offer(layout_of(tmp_path, {written: STATE.data}))
     name = asked.replace("DIGEST", STATE.digest)
-    (reference,) = Taken("", tmp_path, name).entries(offer, TO)
+    (reference,) = CopySource("", tmp_path, name).entries(offer, TO)
     found = offer.find(reference)
     assert found is not None
     assert found.digest == STATE.digest
@@ -62,9 +62,9 @@ def test_13_9_what_a_layout_has_is_said_where_the_name_is_another(tmp_path: Path
     offer = Offer(layout_of(tmp_path, {"v1": STATE.data}))
     for name in ("v2", f"{HOST}/fleet/edge-18:latest"):
         with pytest.raises(FormatError, match="nothing under this name; it has v1"):
-            Taken(f"oci:x:{name}", tmp_path, name).entries(offer, TO)
+            CopySource(f"oci:x:{name}", tmp_path, name).entries(offer, TO)
     with pytest.raises(FormatError, match="copy one thing by its name, as oci:x:TAG; it has v1"):
-        Taken("oci:x", tmp_path).entries(offer, TO)
+        CopySource("oci:x", tmp_path).entries(offer, TO)
 
 
 def test_13_9_what_a_layout_lacks_is_said_to_be_lacking_there(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_13_9_one_thing_leads_to_what_hangs_on_it_and_to_nothing_else(tmp_path: 
         transport = LayoutTransport(Offer(layout))
         async with transport.registry() as registry:
             closure = Closure(registry)
-            for one in Taken("", tmp_path, "v1").entries(transport.offer, TO):
+            for one in CopySource("", tmp_path, "v1").entries(transport.offer, TO):
                 await closure.artifact(one)
             return set(closure.nodes)
 
